@@ -51,6 +51,7 @@ var (
 // Refusal is an error of this package with the facts behind it.
 type Refusal struct {
 	Err        error // one of the sentinels above
+	Cause      error // what led to it, if that is an error of its own (a context's, the target's)
 	FreezeID   uint64
 	Holders    []string
 	Since      time.Time
@@ -67,7 +68,14 @@ func (r *Refusal) Error() string {
 	}
 	return r.Err.Error()
 }
-func (r *Refusal) Unwrap() error { return r.Err }
+
+// Unwrap gives errors.Is and errors.As both the sentinel and the cause.
+func (r *Refusal) Unwrap() []error {
+	if r.Cause != nil {
+		return []error{r.Err, r.Cause}
+	}
+	return []error{r.Err}
+}
 
 // Flushed counts what the sync path made durable.
 type Flushed struct {
@@ -79,7 +87,8 @@ func (f *Flushed) Add(g Flushed) { f.Inodes += g.Inodes; f.Pages += g.Pages; f.B
 
 // Target is what a freeze acts on: the file system's one sync path.
 type Target interface {
-	// Dirty is how many inodes and pages the sync path would walk now. O(1).
+	// Dirty is how many inodes and pages the sync path would walk now, counting
+	// inodes whose last change is not durable yet. O(1).
 	Dirty() (inodes, pages uint64)
 	// SyncDirty runs the sync path over everything dirty: write-protect,
 	// flush, fence, clear tags. With commit it also makes the metadata durable
@@ -141,8 +150,10 @@ type Hold struct {
 	Renewals  int
 	EndedAt   time.Time // zero while it stands
 	End       string    // thawed, expired, forced, interrupted, rolled_back; "" while it stands
+	EndedBy   string    // who forced it
 	Token     string    // only in the answer to the request that made it
-	HasToken  bool
+	HasToken  bool      // nobody ends or renews it without its token
+	Key       string    // idempotency key of the request that made it, "" for none
 }
 
 // Request asks for a freeze.

@@ -1,4 +1,0 @@
-package freeze
-
-// Freezer is the freeze state machine of one file system.
-type Freezer struct{}
