@@ -141,6 +141,9 @@ func (r *Region) store(off int64, p []byte) {
 	}
 	for len(p) >= lineBytes {
 		n := min(len(p)&^(lineBytes-1), chunkBytes)
+		if r.trace != nil {
+			r.trace(tracedNonTemporal, off, int64(n))
+		}
 		ntCopy(r.at(off), unsafe.Pointer(unsafe.SliceData(p)), uintptr(n)/lineBytes)
 		off, p = off+int64(n), p[n:]
 	}
@@ -172,6 +175,9 @@ func (r *Region) storeZeros(off, n int64) {
 	}
 	for n >= lineBytes {
 		part := min(n&^(lineBytes-1), chunkBytes)
+		if r.trace != nil {
+			r.trace(tracedNonTemporal, off, part)
+		}
 		ntZero(r.at(off), uintptr(part)/lineBytes)
 		off, n = off+part, n-part
 	}
@@ -199,6 +205,9 @@ func (r *Region) flush(off, n int64) {
 	end := (off + n + lineBytes - 1) &^ (lineBytes - 1)
 	for first < end {
 		part := min(end-first, chunkBytes)
+		if r.trace != nil {
+			r.trace(tracedFlush, first, part)
+		}
 		flushLines(r.kind, r.at(first), uintptr(part)/lineBytes)
 		first += part
 	}

@@ -114,18 +114,23 @@ func TestFaultsBecomeErrors(t *testing.T) {
 	}
 }
 
-// TestFaultInEveryLoop faults in each assembly loop, also those this processor
-// would not choose.
+// TestFaultInEveryLoop runs each assembly loop, also those this processor would
+// not choose, up to the bad page, which must be fine, and one line into it.
 func TestFaultInEveryLoop(t *testing.T) {
 	for name, loop := range loops() {
 		r := truncated(t)
-		err := func() (err error) {
+		into := func(lines, over int64) (err error) {
 			prev := CatchFaults()
 			defer Caught(prev, r, &err)
-			loop.run(r.at(badOff-128), r.at(0), 8)
+			loop.run(r.at(badOff-(lines-over)*lineBytes), r.at(0), uintptr(lines))
 			return nil
-		}()
-		wantMedia(t, name, err, "load", badOff)
+		}
+		for lines := int64(1); lines < 12; lines++ {
+			if err := into(lines, 0); err != nil {
+				t.Errorf("%s of %d lines goes too far: %v", name, lines, err)
+			}
+			wantMedia(t, name, into(lines, 1), "load", badOff)
+		}
 	}
 }
 

@@ -37,11 +37,24 @@ type Region struct {
 	growMu sync.Mutex
 	size   atomic.Int64 // mapped bytes (P2), 0 once closed; written under growMu
 
+	// trace, if not nil, is told of each range that is stored past the caches or
+	// flushed, before it is: what memory alone cannot show. Set by tests before
+	// the first batch; immutable from then on.
+	trace func(what traced, off, n int64)
+
 	failed  atomic.Pointer[error] // first failed fdatasync (P6); set once
 	batches sync.Pool             // of *batch; safe for concurrent use
 }
 
 var _ Medium = (*Region)(nil)
+
+// traced says what is done to a range.
+type traced uint8
+
+const (
+	tracedNonTemporal traced = iota
+	tracedFlush
+)
 
 // Size is the length of the pmem file in bytes, 0 once closed.
 func (r *Region) Size() int64 { return r.size.Load() }
