@@ -1,0 +1,43 @@
+package main
+
+import "strings"
+
+// announce tells where everything is and what survives, once it serves.
+func (a *appliance) announce() {
+	c, st := a.console, a.fs.Status()
+	survives := "what is fsynced survives a power loss"
+	if !st.Medium.SurvivesPowerLoss {
+		survives = "NOTHING here survives a power loss or reboot"
+	}
+	c.printf("Permafrost %s serves %s (%s, domain %s)\n", version(), st.Medium.Path, bytesOf(st.Medium.SizeBytes), st.Medium.Domain)
+	c.printf("  durability   %s\n", survives)
+	c.printf("  dashboard    %s/ui/\n", a.firstAddress())
+	c.printf("  REST         %s  and  unix:%s\n", strings.Join(a.listening, ", "), a.places.socket)
+	c.printf("  attach       %s\n", a.attachLine())
+	c.printf("  ledger       %s\n", a.places.ledger)
+	if a.cmd.Demo {
+		c.printf("\nThis is a demo: its image is in memory, and everything is gone when it stops.\n")
+		c.printf("A separate program (demo-writer) stores into mapped files of it, all the time. Hold it:\n\n")
+	} else {
+		c.printf("\nFreeze and thaw:\n\n")
+	}
+	c.printf("  curl -X POST %s/freeze\n  curl -X POST %s/thaw\n\n", curlAddress(a.firstAddress()), curlAddress(a.firstAddress()))
+}
+
+// firstAddress is the address to show to people, without a trailing slash.
+func (a *appliance) firstAddress() string {
+	if len(a.listening) == 0 {
+		return "http://localhost"
+	}
+	return a.listening[0]
+}
+
+func curlAddress(url string) string { return strings.TrimPrefix(url, "http://") }
+
+// attachLine says how programs map files, or why they cannot.
+func (a *appliance) attachLine() string {
+	if why := a.attach.Refused(); why != "" {
+		return "refused: " + why
+	}
+	return a.places.attach
+}

@@ -1,0 +1,331 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+type proveCmd struct {
+	remote
+	Via     string        `help:"Way in of the writer (attach; mount comes with the mount)." enum:"attach" default:"attach"`
+	Threads int           `help:"Storing threads of each client process." default:"4"`
+	Clients int           `help:"Client processes; two share every page." default:"1"`
+	Pages   int           `help:"Pages stored to." default:"8"`
+	Samples int           `help:"Times the image is hashed while frozen." default:"5"`
+	Before  time.Duration `help:"How long the writers run before the freeze." default:"200ms"`
+	Raw     string        `help:"Keep each thread's log of stores, the frozen and the final file and the hashes in this directory." placeholder:"DIR" type:"path"`
+	NoForks bool          `help:"Do not fork storing children of the writer."`
+}
+
+// proveOptions is a run's set-up. Immutable.
+type proveOptions struct {
+	pattern
+	samples int
+	before  time.Duration
+	forks   bool
+	attach  string // socket
+	path    string // file in the file system
+	raw     string
+}
+
+// verdict is what `prove --json` prints. Durations and counts as named.
+type verdict struct {
+	OK           bool     `json:"ok"`
+	Via          string   `json:"via"`
+	Threads      int      `json:"threads"`
+	Clients      int      `json:"clients"`
+	StoresBefore uint64   `json:"stores_before"` // in the frozen image
+	StoresDuring uint64   `json:"stores_during"` // completed while frozen: must be 0
+	ProbesHeld   int      `json:"probes_held"`   // stores tried at every page of every mapping while frozen
+	HashSamples  int      `json:"hash_samples"`
+	HashChanges  int      `json:"hash_changes"`
+	StoresLost   uint64   `json:"stores_lost"` // cells that miss a completed store after the thaw
+	OrderBroken  int      `json:"order_broken"`
+	NotHeld      int      `json:"threads_not_held"`
+	WindowUS     float64  `json:"window_us"`
+	FrozenMS     float64  `json:"frozen_ms"`
+	FreezeID     uint64   `json:"freeze_id"`
+	Failures     []string `json:"failures,omitempty"`
+}
+
+func (v *verdict) fail(format string, args ...any) {
+	v.Failures = append(v.Failures, fmt.Sprintf(format, args...))
+}
+
+func (p *proveCmd) Run(c *console) error {
+	api, err := p.client()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	var st wireStatus
+	if _, err := api.call(ctx, "GET", "/status", nil, &st); err != nil {
+		return err
+	}
+	if st.Attach == nil {
+		return fmt.Errorf("this appliance takes no attach clients (image on %s): serve an image on tmpfs to prove mapped stores", st.Pmem.Domain)
+	}
+	o := proveOptions{pattern: pattern{p.Clients, p.Threads, p.Pages}, samples: max(p.Samples, 2), before: p.Before,
+		forks: !p.NoForks, attach: st.Attach.Socket, path: fmt.Sprintf("/.prove-%d-%d", os.Getpid(), time.Now().UnixNano()), raw: p.Raw}
+	if err := o.validate(); err != nil {
+		return &exitError{exitUsage, err}
+	}
+	if o.raw != "" {
+		if err := os.MkdirAll(o.raw, 0o755); err != nil {
+			return err
+		}
+	}
+	v, err := prove(ctx, api, o, st.Pmem.Path)
+	if err != nil {
+		return err
+	}
+	if p.JSON {
+		raw, err := json.Marshal(v)
+		if err != nil {
+			return err
+		}
+		c.printf("%s\n", raw)
+	} else {
+		printVerdict(c, v, o)
+	}
+	if !v.OK {
+		return &exitError{code: exitFailed}
+	}
+	return nil
+}
+
+// prove does one run: writers store, freeze, watch, thaw, verify.
+func prove(ctx context.Context, api *apiClient, o proveOptions, imagePath string) (*verdict, error) {
+	dir, err := os.MkdirTemp("", "permafrost-prove-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	boardPath := filepath.Join(dir, "board")
+	b, err := openBoard(boardPath, o.pattern, true)
+	if err != nil {
+		return nil, err
+	}
+	defer b.close()
+	defer func() { // the file made for the run, after its writers are gone
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if resp, err := api.do(ctx, "DELETE", filePath(o.path), params("wait", "5s"), nil); err == nil {
+			resp.Body.Close()
+		}
+	}()
+	var writers []*writerProcess
+	defer func() {
+		for _, w := range writers {
+			w.end()
+		}
+	}()
+	for i := range o.Clients {
+		w, err := startWriter(o, i, boardPath)
+		if err != nil {
+			return nil, err
+		}
+		writers = append(writers, w)
+		if err := w.expect("ready", 30*time.Second); err != nil {
+			return nil, err
+		}
+	}
+	if err := waitStoring(ctx, b, o); err != nil {
+		return nil, err
+	}
+	v := &verdict{Via: "attach", Threads: o.Threads, Clients: o.Clients}
+	if err := frozenPart(ctx, api, o, b, writers, imagePath, v); err != nil {
+		return nil, err
+	}
+	if err := thawedPart(ctx, api, o, b, writers, v); err != nil {
+		return nil, err
+	}
+	v.OK = len(v.Failures) == 0
+	return v, writeRaw(o.raw, "verdict.json", v)
+}
+
+// waitStoring returns once every thread has stored, and o.before later.
+func waitStoring(ctx context.Context, b *board, o proveOptions) error {
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		idle := 0
+		for _, d := range b.dones() {
+			if d < uint64(2*o.Pages) {
+				idle++
+			}
+		}
+		if idle == 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%d of %d writer threads store nothing", idle, o.writers())
+		}
+		if err := sleep(ctx, 5*time.Millisecond); err != nil {
+			return err
+		}
+	}
+	return sleep(ctx, o.before)
+}
+
+// frozenPart freezes, tries a store at every page, hashes, compares, thaws.
+func frozenPart(ctx context.Context, api *apiClient, o proveOptions, b *board, writers []*writerProcess, imagePath string, v *verdict) error {
+	requested := b.dones()
+	var fr wireFreeze
+	if _, err := api.call(ctx, "POST", "/freeze", params("holder", "prove"+o.path[1:], "lease", "2m", "patience", "30s", "reason", "permafrost prove"), &fr); err != nil {
+		var p *problem
+		if errors.As(err, &p) && p.name() == "freeze-timed-out" {
+			v.fail("the freeze did not complete: %v", p)
+			return nil
+		}
+		return err
+	}
+	thawed := false
+	defer func() {
+		if !thawed { // only on an error on the way
+			_, _ = api.call(context.Background(), "POST", "/thaw", params("hold", fr.Hold), nil)
+		}
+	}()
+	v.FreezeID, v.WindowUS = fr.ID, fr.WindowUS
+	hashes := make([]imageHash, 0, o.samples)
+	image := &imageReader{path: imagePath, api: api, freeze: fr.ID}
+	first, err := image.hash(ctx)
+	if err != nil {
+		return err
+	}
+	hashes = append(hashes, first)
+	for _, w := range writers {
+		if err := w.say("probe"); err != nil {
+			return err
+		}
+		if err := w.expect("probing", 10*time.Second); err != nil {
+			return err
+		}
+	}
+	if err := waitProbes(ctx, b, o); err != nil {
+		return err
+	}
+	for len(hashes) < o.samples {
+		if err := sleep(ctx, 10*time.Millisecond); err != nil {
+			return err
+		}
+		h, err := image.hash(ctx)
+		if err != nil {
+			return err
+		}
+		hashes = append(hashes, h)
+		if h.SHA256 != hashes[0].SHA256 {
+			v.HashChanges++
+		}
+	}
+	v.HashSamples = len(hashes)
+	data, err := api.readFile(ctx, o.path)
+	if err != nil {
+		return err
+	}
+	if err := waitHeld(ctx, b, o, data); err != nil {
+		return err
+	}
+	v.judgeFrozen(o, b, requested, data)
+
+	var t wireThaw
+	if _, err := api.call(ctx, "POST", "/thaw", params("hold", fr.Hold), &t); err != nil {
+		v.fail("the thaw did not confirm the hold: %v", err)
+	} else if !t.Held {
+		v.fail("the thaw says the hold was not kept")
+	}
+	thawed = true
+	v.FrozenMS = t.FrozenMS
+	if v.HashChanges > 0 {
+		v.fail("the image changed while frozen: %d of %d hashes differ from the first", v.HashChanges, v.HashSamples)
+	}
+	if err := writeRaw(o.raw, "hashes.json", hashes); err != nil {
+		return err
+	}
+	if o.raw != "" {
+		return os.WriteFile(filepath.Join(o.raw, "frozen.bin"), data, 0o644)
+	}
+	return nil
+}
+
+// waitProbes returns when every probe has begun and had time to land, if it
+// were let.
+func waitProbes(ctx context.Context, b *board, o proveOptions) error {
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		waiting := 0
+		for cl := range o.Clients {
+			for page := range o.Pages {
+				if atomic.LoadUint64(b.started(b.probeRow(cl, page))) == 0 {
+					waiting++
+				}
+			}
+		}
+		if waiting == 0 {
+			return sleep(ctx, 30*time.Millisecond)
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%d probes did not begin within 10 s", waiting)
+		}
+		if err := sleep(ctx, 2*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+// waitHeld gives every thread the time to get as far as it can: it may have
+// been off the CPU between a store that landed and saying so. It returns when
+// all are inside the store after the image's, or after 10 s: the verdict then
+// says who is not.
+func waitHeld(ctx context.Context, b *board, o proveOptions, data []byte) error {
+	deadline := time.Now().Add(10 * time.Second)
+	for w := 0; w < o.writers(); {
+		if atomic.LoadUint64(b.started(w)) == o.newest(data, w)+1 || time.Now().After(deadline) {
+			w++
+			continue
+		}
+		if err := sleep(ctx, 2*time.Millisecond); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
+
+func printVerdict(c *console, v *verdict, o proveOptions) {
+	c.printf("%d threads in %d processes stored to %d mapped pages; freeze %d, window %s, held for %s\n",
+		o.writers(), o.Clients, o.Pages, v.FreezeID, micros(v.WindowUS), millis(v.FrozenMS))
+	line := func(ok bool, format string, args ...any) {
+		mark := "ok  "
+		if !ok {
+			mark = "FAIL"
+		}
+		c.printf("  %s  %s\n", mark, fmt.Sprintf(format, args...))
+	}
+	line(v.HashChanges == 0, "image unchanged while frozen: %d hashes, %d changes", v.HashSamples, v.HashChanges)
+	line(v.NotHeld == 0, "every thread held: %d of %d", o.writers()-v.NotHeld, o.writers())
+	line(v.ProbesHeld == o.Clients*o.Pages, "stores tried at every page of every mapping held: %d of %d", v.ProbesHeld, o.Clients*o.Pages)
+	line(v.StoresDuring == 0, "stores completed while frozen: %d", v.StoresDuring)
+	line(v.OrderBroken == 0, "image holds a prefix of each thread's stores: %d stores, %d cells out of order", v.StoresBefore, v.OrderBroken)
+	line(v.StoresLost == 0, "nothing lost after the thaw: %d", v.StoresLost)
+	if v.OK {
+		c.printf("proved\n")
+		return
+	}
+	c.printf("NOT proved:\n  %s\n", strings.Join(v.Failures, "\n  "))
+}
