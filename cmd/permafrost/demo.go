@@ -36,8 +36,8 @@ type demoWriterCmd struct {
 }
 
 func (d *demoWriterCmd) Run(c *console) error {
-	runtime.GOMAXPROCS(8)   // a thread held in a store keeps its processor
-	debug.SetGCPercent(-1)  // a collection would wait for a held thread
+	runtime.GOMAXPROCS(8)  // a thread held in a store keeps its processor
+	debug.SetGCPercent(-1) // a collection would wait for a held thread
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	conn, err := client.Dial(ctx, d.Attach)

@@ -1,0 +1,137 @@
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// proveRounds is how often each configuration is proved; `make prove-loop`
+// sets 200.
+func proveRounds(t *testing.T) int {
+	n, err := strconv.Atoi(os.Getenv("PERMAFROST_PROVE_ROUNDS"))
+	if err != nil {
+		return 4
+	}
+	return n
+}
+
+// TestProve proves, under load, that a freeze holds mapped writers.
+func TestProve(t *testing.T) {
+	for _, cfg := range []struct{ clients, threads int }{{1, 1}, {1, 4}, {1, 16}, {2, 4}, {2, 16}} {
+		t.Run(fmt.Sprintf("clients=%d,threads=%d", cfg.clients, cfg.threads), func(t *testing.T) {
+			s := newServer(t, "")
+			defer underLoad(t, s)()
+			for round := range proveRounds(t) {
+				out, err := program(t, 3*time.Minute, "prove", "--json", "--socket", s.socket, "--before", "50ms", "--samples", "3",
+					"--clients", strconv.Itoa(cfg.clients), "--threads", strconv.Itoa(cfg.threads))
+				if err != nil {
+					t.Fatalf("round %d: %v\n%s", round, err, out)
+				}
+				v := decode[verdict](t, out)
+				if !v.OK || v.StoresBefore == 0 || v.ProbesHeld != cfg.clients*8 || v.HashSamples < 3 {
+					t.Fatalf("round %d: a verdict that proves nothing: %+v", round, v)
+				}
+			}
+		})
+	}
+}
+
+// underLoad keeps REST writers and readers busy until the returned stop.
+func underLoad(t *testing.T, s *testServer) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	for i := range 2 {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			body := strings.Repeat("load ", 8192)
+			for n := 0; ctx.Err() == nil; n++ {
+				path := fmt.Sprintf("/files/load-%d-%d", i, n%8)
+				resp, err := s.client.do(ctx, "PUT", path, params("wait", "30s"), strings.NewReader(body))
+				if err == nil {
+					resp.Body.Close()
+				} else if ctx.Err() == nil {
+					t.Errorf("load: %v", err)
+					return
+				}
+				if resp, err = s.client.do(ctx, "GET", path, nil, nil); err == nil {
+					resp.Body.Close()
+				}
+				_ = sleep(ctx, time.Millisecond)
+			}
+		}()
+	}
+	return func() { cancel(); wg.Wait() }
+}
+
+// TestProvePlanted builds the program with its planted faults and sees prove
+// catch each: a proof that cannot fail proves nothing.
+func TestProvePlanted(t *testing.T) {
+	exe := filepath.Join(t.TempDir(), "permafrost-planted")
+	build := exec.Command("go", "build", "-tags", "plant", "-o", exe, ".")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build with planted faults: %v\n%s", err, out)
+	}
+	for _, fault := range []string{"skip-mapping", "short-run", "late-events", "grant-frozen"} {
+		t.Run(fault, func(t *testing.T) {
+			t.Setenv("PERMAFROST_PLANT", fault)
+			s := newServer(t, exe)
+			t.Setenv("PERMAFROST_PLANT", "")
+			const tries = 12
+			for try := range tries {
+				out, err := programOf(t, exe, 3*time.Minute, "prove", "--json", "--socket", s.socket, "--before", "50ms", "--samples", "3",
+					"--clients", "2", "--threads", "4")
+				if exitCode(err) == exitFailed {
+					v := decode[verdict](t, out)
+					if v.OK || len(v.Failures) == 0 {
+						t.Fatalf("failed without saying why: %s", out)
+					}
+					t.Logf("caught at try %d: %s", try+1, v.Failures[0])
+					return
+				}
+				if err != nil {
+					t.Fatalf("%v\n%s", err, out)
+				}
+			}
+			t.Fatalf("prove passed %d times although %s is planted", tries, fault)
+		})
+	}
+}
+
+// TestPatternFindsEveryGap is the judge's own test: each single wrong cell is
+// found, and a true prefix is not accused.
+func TestPatternFindsEveryGap(t *testing.T) {
+	p := pattern{Clients: 1, Threads: 3, Pages: 5}
+	for newest := uint64(0); newest < 23; newest++ {
+		data := make([]byte, p.Pages*provePageSize)
+		for c := uint64(1); c <= newest; c++ {
+			binary.LittleEndian.PutUint64(data[p.cell(int(c%5), 1):], c)
+		}
+		if got := p.newest(data, 1); got != newest {
+			t.Fatalf("newest of %d stores is %d", newest, got)
+		}
+		if n, first := p.wrongCells(data, 1, newest); n != 0 {
+			t.Fatalf("a true prefix of %d stores is accused: %s", newest, first)
+		}
+		for page := range p.Pages {
+			at := p.cell(page, 1)
+			was := binary.LittleEndian.Uint64(data[at:])
+			for _, wrong := range []uint64{was + 5, was + 1} {
+				binary.LittleEndian.PutUint64(data[at:], wrong)
+				if n, _ := p.wrongCells(data, 1, newest); n == 0 {
+					t.Fatalf("%d stores: page %d holding %d instead of %d is not found", newest, page, wrong, was)
+				}
+			}
+			binary.LittleEndian.PutUint64(data[at:], was)
+		}
+	}
+}
