@@ -21,11 +21,6 @@ const (
 // that a full disk shows here and not as SIGBUS under a store. What the file
 // holds is kept; new bytes are zero.
 func allocate(f *os.File, from, to int64) error {
-	// Past this limit the kernel sends SIGXFSZ instead of an error.
-	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &limit); err == nil && uint64(to) > limit.Cur {
-		return fmt.Errorf("%w: %d bytes, but the limit on file sizes is %d: raise it (ulimit -f)", ErrNoSpace, to, limit.Cur)
-	}
 	if err := checkFree(f, to); err != nil {
 		return err
 	}
@@ -72,7 +67,10 @@ func spaceError(f *os.File, to int64, err error) error {
 	if err == nil {
 		return nil
 	}
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EFBIG) {
+	if errors.Is(err, unix.EFBIG) {
+		return fmt.Errorf("%w: %d bytes (%w): raise the limit on file sizes (ulimit -f), or choose a smaller size or another file system", ErrNoSpace, to, err)
+	}
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
 		return fmt.Errorf("%w: %d bytes (%w): free space on the file system of %s or choose a smaller size", ErrNoSpace, to, err, f.Name())
 	}
 	return fmt.Errorf("allocate %d bytes: %w", to, err)

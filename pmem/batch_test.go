@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -235,4 +236,50 @@ func TestNoAllocation(t *testing.T) {
 	if allocs >= 1 && !raceEnabled { // the race detector empties pools at random
 		t.Errorf("%v allocations a batch", allocs)
 	}
+}
+
+// TestBatchKeepsItsThread shuffles goroutines between Begin and End: the batch
+// must stay on its thread, and leave the thread alive and free.
+func TestBatchKeepsItsThread(t *testing.T) {
+	r := newMemfd(t, 1<<16, Options{})
+	var wg sync.WaitGroup
+	for range 16 {
+		wg.Go(func() {
+			for range 20 {
+				b := r.Begin()
+				first := unix.Gettid()
+				for range 50 {
+					runtime.Gosched()
+					if now := unix.Gettid(); now != first {
+						t.Errorf("the batch moved from thread %d to %d", first, now)
+					}
+				}
+				b.End()
+			}
+		})
+	}
+	wg.Wait()
+	// A goroutine that ends while locked takes its thread along.
+	before := threadNames(t)
+	for range 64 {
+		wg.Go(func() { r.Begin().End() })
+		wg.Wait()
+	}
+	for tid := range before {
+		if _, err := os.Stat("/proc/self/task/" + tid); err != nil {
+			t.Errorf("a batch ended its thread: %v", err)
+		}
+	}
+}
+
+// threadNames are the ids of the threads of this process.
+func threadNames(t *testing.T) map[string]bool {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/task")
+	mustDo(t, err)
+	names := make(map[string]bool)
+	for _, e := range entries {
+		names[e.Name()] = true
+	}
+	return names
 }

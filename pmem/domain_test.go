@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -139,6 +140,47 @@ func TestGrow(t *testing.T) {
 	}
 	if st, err := os.Stat(path); err != nil || st.Size() != grown {
 		t.Errorf("a refused grow left %d bytes, %v", st.Size(), err)
+	}
+}
+
+// TestGrowTakesBack lets the mapping fail after the blocks were allocated.
+func TestGrowTakesBack(t *testing.T) {
+	path := filepath.Join(shmDir(t), "image")
+	r, err := Create(path, 1<<20, Options{})
+	mustDo(t, err)
+	defer r.Close()
+	good := r.mapFlags
+	r.mapFlags = 0 // neither shared nor private: EINVAL
+	if err := r.Grow(2 << 20); !errors.Is(err, unix.EINVAL) {
+		t.Errorf("grow: %v", err)
+	}
+	r.mapFlags = good
+	if st, err := os.Stat(path); err != nil || st.Size() != 1<<20 || r.Size() != 1<<20 {
+		t.Errorf("file of %d bytes, region of %d, %v", st.Size(), r.Size(), err)
+	}
+	mustDo(t, r.Grow(2<<20))
+	mustWrite(t, r, 2<<20-1, []byte{1})
+}
+
+// TestAlignReserved cuts an aligned range out of an odd one and checks by
+// mapping over it that nothing but the rest was given back.
+func TestAlignReserved(t *testing.T) {
+	const n = 4 << 20
+	for _, shift := range []int64{0, pageBytes, hugeBytes - pageBytes} {
+		raw, err := unix.MmapPtr(-1, 0, nil, n+2*hugeBytes, unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+		mustDo(t, err)
+		start := unsafe.Add(raw, shift)
+		base := alignReserved(start, n)
+		if uintptr(base)%hugeBytes != 0 || uintptr(base) < uintptr(start) || uintptr(base)+n > uintptr(start)+n+hugeBytes {
+			t.Errorf("shift %d: %d bytes at %p from %p", shift, n, base, start)
+		}
+		// mincore refuses a range with a gap.
+		resident := make([]byte, n/pageBytes)
+		_, _, e := unix.Syscall(unix.SYS_MINCORE, uintptr(base), n, uintptr(unsafe.Pointer(&resident[0])))
+		if e != 0 {
+			t.Errorf("shift %d: the range has gaps: %v", shift, e)
+		}
+		mustDo(t, unix.MunmapPtr(raw, n+2*hugeBytes))
 	}
 }
 

@@ -8,9 +8,10 @@ type Medium interface {
 	Size() int64
 	// Domain is the persistence domain found when the medium was opened.
 	Domain() Domain
-	// Bytes is the mapped range [off, off+n). Loads from it may raise SIGBUS:
-	// touch it only between CatchFaults and a deferred Caught, or copy it out
-	// with ReadAt. It must never be stored to; use a Batch.
+	// Bytes is the mapped range [off, off+n), nil if that is not inside the
+	// medium. Loads from it may raise SIGBUS: touch it only between CatchFaults
+	// and a deferred Caught, or copy it out with ReadAt. It must never be stored
+	// to; use a Batch.
 	Bytes(off, n int64) []byte
 	// ReadAt copies len(p) bytes out of the medium. A bad page is a
 	// *MediaError, never a SIGBUS.
@@ -36,12 +37,13 @@ type Batch interface {
 	// (applications, through their mappings) stored to.
 	Flush(off, n int64) error
 	// Order makes everything written or flushed so far durable no later than
-	// the next Fence that any batch begins after Order returns. It is SFENCE on
-	// the line-flush domains and nothing on page-cache, where a Fence is an
-	// fdatasync of the whole file.
+	// the next Fence that any batch begins after Order returns. It is a store
+	// fence; on page-cache, where a Fence is an fdatasync of the whole file, it
+	// makes non-temporal stores visible to the processor that writes back.
 	Order()
 	// Fence returns when everything written or flushed in this batch is
-	// durable in the medium's domain.
+	// durable in the medium's domain. It fails with the first error of the batch
+	// too: what was not stored cannot become durable.
 	Fence() error
 	// End unlocks the thread. Unfenced stores stay unordered.
 	End()

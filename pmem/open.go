@@ -166,7 +166,8 @@ func newRegion(f, lock *os.File, size int64, o Options) (*Region, error) {
 	return r, nil
 }
 
-// openRegular opens path without following it into a wait, as a pipe would.
+// openRegular opens path read-write and never waits, whatever device stands
+// there.
 func openRegular(path string, flags int) (*os.File, error) {
 	const ownerOnly = 0o600 // the image holds every user's data
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK|flags, ownerOnly)
@@ -197,7 +198,7 @@ func checkAndLock(f *os.File) (lock *os.File, err error) {
 		return nil, err
 	}
 	if !st.Mode().IsRegular() {
-		return nil, fmt.Errorf("%w but %s: name a file on a DAX mount, on tmpfs or on disk", ErrNotRegular, st.Mode().Type())
+		return nil, fmt.Errorf("%w: name a file on a DAX mount, on tmpfs or on disk", ErrNotRegular)
 	}
 	return lockServer(f)
 }
