@@ -228,16 +228,16 @@ func (f *Freezer) eventLocked(kind EventKind, fr *freeze, h *hold, now time.Time
 func (f *Freezer) Close(ctx context.Context) error {
 	f.mu.Lock()
 	f.closed = true
+	for _, t := range f.queue {
+		close(t.turn) // t.fr is nil: the request sees that we are closed
+	}
+	f.queue = nil // before anything ends, so that nobody gets a turn
 	now := f.clock.Now()
 	f.expireLocked(now)
 	fr := f.cur
 	if fr != nil && fr.rec.State == StateFrozen {
 		f.endAllLocked(fr, StateInterrupted, "", now)
 	}
-	for _, t := range f.queue {
-		close(t.turn) // t.fr is nil: the request sees that we are closed
-	}
-	f.queue = nil
 	if fr != nil {
 		fr.cancel(ErrClosed)
 	}
