@@ -160,3 +160,39 @@ type FreezeQuery struct {
 
 // InodeHistory is one time a freeze or sync found this inode dirty.
 type InodeHistory = FoundInode
+
+// PastHold is a hold of an earlier life of the process, with what the freeze
+// machine needs to answer for it.
+type PastHold struct {
+	Hold
+	State       string // of its freeze
+	RequestedAt time.Time
+	FrozenAt    time.Time
+	Reported    bool   // somebody was told that its freeze was lost
+	Key         string // idempotency key of its freeze
+}
+
+// Stats says how much the ledger holds and what it lost.
+type Stats struct {
+	Path      string
+	FileBytes int64 // the database and its write-ahead log
+	Freezes   int64
+	Renewals  int64
+	Blocked   int64
+	Found     int64
+	Syncs     int64
+	Minutes   int64
+	Samples   int64
+	Events    int64
+	// Waiting rows are in memory, not yet written.
+	Waiting      int64
+	WaitingBytes int64
+	// Dropped rows were lost because the memory for their kind was full, or
+	// because the ledger closed before it could write them. By kind.
+	Dropped map[string]uint64
+	// Rejected rows were refused by the database for what they said.
+	Rejected    uint64
+	Subscribers int
+	// Cut subscribers were too slow and were told so.
+	Cut uint64
+}
