@@ -50,7 +50,6 @@ type run struct {
 // reach runs a freeze to Complete or rolls it back. Should the target panic,
 // the gates open again before the panic goes on.
 func (f *Freezer) reach(fr *freeze) (Record, Hold, error) {
-	f.out.flush()
 	r := run{f: f, fr: fr}
 	stop := f.limit(fr)
 	finished := false
@@ -60,6 +59,7 @@ func (f *Freezer) reach(fr *freeze) (Record, Hold, error) {
 			f.abort(fr, errPanicked)
 		}
 	}()
+	f.out.flush()
 	err := r.steps()
 	finished = true
 	stop()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -90,9 +91,9 @@ func TestWalkAllOnlyInWindow(t *testing.T) {
 func TestIntentIsWaitedForBriefly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stuck := make(chan struct{})
-		mode := "stuck"
+		var mode atomic.Value
 		f := newFreezer(t, Config{Intent: func(ctx context.Context, _ Record) error {
-			switch mode {
+			switch mode.Load() {
 			case "stuck": // ignores its context
 				<-stuck
 			case "fails":
@@ -114,7 +115,7 @@ func TestIntentIsWaitedForBriefly(t *testing.T) {
 			{"slow", 0, false, 400 * time.Millisecond},
 			{"works", 0, false, 0},
 		} {
-			mode = c.mode
+			mode.Store(c.mode)
 			rec, h := mustFreeze(t, f, Request{Holder: "a", Lease: time.Minute, Patience: c.patience})
 			if rec.Degraded != c.degraded || rec.Total != c.took || rec.Window != 0 {
 				t.Errorf("%s: degraded %v, total %v, window %v", c.mode, rec.Degraded, rec.Total, rec.Window)
