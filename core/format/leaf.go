@@ -33,6 +33,9 @@ func (n *Node) FitsInstead(i, length int) bool {
 	return n.Used()-len(n.Value(i))+length <= NodeCap
 }
 
+// RecordOverhead is what a record takes of NodeCap beside its value, in bytes.
+const RecordOverhead = slotSize
+
 // RecordSize is what the i-th record takes of NodeCap, in bytes.
 func (n *Node) RecordSize(i int) int { return slotSize + len(n.Value(i)) }
 
