@@ -1,0 +1,31 @@
+//go:build plant
+
+package dax
+
+import "sync/atomic"
+
+// Fault is a mistake built in on purpose, to see the proofs fail.
+type Fault int32
+
+// The planted faults.
+const (
+	FaultNone        Fault = iota
+	FaultSkipMapping       // every second writable mapping is never write-protected again
+	FaultShortRun          // the last page of a run is left out
+	FaultLateEvents        // pending events are not applied before protecting
+	FaultGrantFrozen       // a store is granted although the gate is closed
+)
+
+const planted = true
+
+var plantedFault atomic.Int32
+
+// Plant selects the fault of this process.
+func Plant(f Fault) { plantedFault.Store(int32(f)) }
+
+func plant(f Fault) bool { return Fault(plantedFault.Load()) == f }
+
+func plantSkipMapping(m *mapping) bool { return plant(FaultSkipMapping) && m.id%2 == 0 }
+func plantShortRun() bool              { return plant(FaultShortRun) }
+func plantLateEvents() bool            { return plant(FaultLateEvents) }
+func plantGrantFrozen() bool           { return plant(FaultGrantFrozen) }

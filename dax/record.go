@@ -1,0 +1,222 @@
+package dax
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"permafrost/core"
+	"permafrost/core/format"
+	"permafrost/dax/wire"
+)
+
+// A record is what a restarted server must know of a client to take its
+// mappings back. It is written whole, by rename, before a mapping is used and
+// after every change. It need not survive a power loss: neither does the client.
+type record struct {
+	Version  int             `json:"version"`
+	Image    imageID         `json:"image"`
+	Client   string          `json:"client"` // hexadecimal
+	PID      int             `json:"pid"`
+	Started  uint64          `json:"started_ticks"` // with PID, names the process for ever
+	UID      uint32          `json:"uid"`
+	Comm     string          `json:"comm"`
+	Uffd     int             `json:"uffd"` // the client's descriptor number of its copy
+	Forked   int             `json:"forked"`
+	Mappings []recordMapping `json:"mappings"`
+}
+
+type recordMapping struct {
+	ID       uint64        `json:"id"`
+	Ino      format.Ino    `json:"ino"`
+	First    format.Page   `json:"first_page"`
+	Pages    uint64        `json:"pages"`
+	Writable bool          `json:"writable"`
+	Addr     uint64        `json:"addr"`
+	Spans    []recordSpan  `json:"spans"`
+	Pieces   []core.Extent `json:"pieces"`
+}
+
+type recordSpan struct {
+	Addr  uint64      `json:"addr"`
+	Pages uint64      `json:"pages"`
+	Page  format.Page `json:"page"`
+}
+
+const (
+	recordVersion = 1
+	recordPrefix  = "client-"
+	recordSuffix  = ".json"
+	recordMost    = 16 << 20 // bytes: more is not ours
+)
+
+// imageID tells one pmem file from another.
+type imageID struct {
+	Dev  uint64 `json:"dev"`
+	Ino  uint64 `json:"ino"`
+	size int64
+}
+
+func identify(f *os.File) (imageID, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return imageID{}, fmt.Errorf("the image's descriptor: %w", err)
+	}
+	return imageID{Dev: st.Dev, Ino: st.Ino, size: st.Size}, nil
+}
+
+func (s *Server) recordPath(id wire.ClientID) string {
+	return filepath.Join(s.opt.RecordDir, recordPrefix+hex.EncodeToString(id[:])+recordSuffix)
+}
+
+// recordLocked copies what is to be kept.
+func (c *client) recordLocked() *record {
+	r := &record{Version: recordVersion, Image: c.srv.image, Client: hex.EncodeToString(c.id[:]),
+		PID: c.proc.PID, Started: c.started, UID: c.proc.UID, Comm: c.proc.Comm}
+	root := c.rootLocked()
+	for _, m := range c.members {
+		if m != root && !m.gone {
+			r.Forked++
+		}
+	}
+	if root == nil || root.gone {
+		return nil
+	}
+	r.Uffd = root.number
+	for _, mp := range c.mappings {
+		if mp.addr == 0 || mp.ended {
+			continue
+		}
+		m := recordMapping{ID: mp.id, Ino: mp.ino, First: mp.first, Pages: mp.pages, Writable: mp.writable,
+			Addr: mp.addr, Pieces: mp.pieces}
+		for _, v := range mp.views {
+			if v.m != root {
+				continue
+			}
+			for _, s := range v.spans {
+				m.Spans = append(m.Spans, recordSpan{Addr: s.addr, Pages: s.pages, Page: s.page})
+			}
+		}
+		r.Mappings = append(r.Mappings, m)
+	}
+	return r
+}
+
+// keepRecord writes the client's record as it is now.
+func (c *client) keepRecord() error {
+	s := c.srv
+	s.records.Lock()
+	defer s.records.Unlock()
+	c.evMu.Lock()
+	r := c.recordLocked()
+	c.evMu.Unlock()
+	if r == nil {
+		return nil // its process has ended: nothing can be taken back
+	}
+	b, err := json.Marshal(r)
+	if err == nil {
+		path := s.recordPath(c.id)
+		if err = os.WriteFile(path+".new", b, 0o600); err == nil {
+			err = os.Rename(path+".new", path)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("keep a record of the mapping, without which a restart would lose it: %w", err)
+	}
+	return nil
+}
+
+func (c *client) dropRecord() {
+	c.srv.records.Lock()
+	defer c.srv.records.Unlock()
+	err := os.Remove(c.srv.recordPath(c.id))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		c.srv.log.Error("attach: a client's record stays behind", "error", err)
+	}
+}
+
+// readRecords reads what a former server left. Files that are not records are
+// reported and left alone.
+func (s *Server) readRecords() ([]*record, error) {
+	names, err := os.ReadDir(s.opt.RecordDir)
+	if err != nil {
+		return nil, fmt.Errorf("attach: records of clients: %w", err)
+	}
+	var out []*record
+	for _, e := range names {
+		if !strings.HasPrefix(e.Name(), recordPrefix) || !strings.HasSuffix(e.Name(), recordSuffix) {
+			continue
+		}
+		r, err := readRecord(filepath.Join(s.opt.RecordDir, e.Name()))
+		if err != nil {
+			s.log.Error("attach: a client's record cannot be read", "file", e.Name(), "error", err)
+			continue
+		}
+		out = append(out, r)
+	}
+	return out, nil
+}
+
+func readRecord(path string) (*record, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > recordMost {
+		return nil, fmt.Errorf("%d bytes are too many for a record", info.Size())
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	r := &record{}
+	if err := json.Unmarshal(b, r); err != nil {
+		return nil, err
+	}
+	if r.Version != recordVersion {
+		return nil, fmt.Errorf("version %d is not known here", r.Version)
+	}
+	return r, r.check()
+}
+
+// clientID decodes the record's client id.
+func (r *record) clientID() (id wire.ClientID, err error) {
+	b, err := hex.DecodeString(r.Client)
+	if err == nil && len(b) != len(id) {
+		err = errors.New("wrong length")
+	}
+	if err != nil {
+		return id, fmt.Errorf("client id %q: %w", r.Client, err)
+	}
+	copy(id[:], b)
+	return id, nil
+}
+
+// check refuses numbers that no server wrote.
+func (r *record) check() error {
+	if _, err := r.clientID(); err != nil {
+		return err
+	}
+	for _, m := range r.Mappings {
+		const most = 1 << 51 // pages of the largest file
+		if m.Pages == 0 || m.Pages > most || uint64(m.First) > most || m.Addr%pageBytes != 0 {
+			return fmt.Errorf("mapping %d: impossible range", m.ID)
+		}
+		for _, s := range m.Spans {
+			last := uint64(s.Page) + s.Pages
+			if s.Pages == 0 || s.Pages > m.Pages || s.Addr%pageBytes != 0 || s.Addr+s.Pages*pageBytes < s.Addr ||
+				s.Page < m.First || last > uint64(m.First)+m.Pages {
+				return fmt.Errorf("mapping %d: impossible span at %#x", m.ID, s.Addr)
+			}
+		}
+	}
+	return nil
+}
