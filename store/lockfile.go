@@ -16,10 +16,12 @@ import (
 // ends with the process, however that ends.
 type lockFile struct{ f *os.File }
 
-// takeLock locks path+".lock". Errors: ErrLocked with the holder's pid,
+func lockName(path string) string { return path + ".lock" }
+
+// takeLock locks lockName(path). Errors: ErrLocked with the holder's pid,
 // ErrReadOnly, ErrFull.
 func takeLock(path string) (*lockFile, error) {
-	name := path + ".lock"
+	name := lockName(path)
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return nil, explain(path, err)

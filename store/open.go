@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"os"
 	"time"
 
 	"permafrost/store/internal/ledgerdb"
@@ -14,8 +15,12 @@ import (
 func (w *writer) open(ctx context.Context) error {
 	l := w.l
 	if w.lock == nil {
-		if _, err := probe(l.path); err != nil {
-			return err // a foreign file gets no lock file beside it
+		// A foreign file gets no lock file beside it. Where there is one, it
+		// comes first: the file may be in use, and probe opens it (see connect).
+		if _, err := os.Stat(lockName(l.path)); err != nil {
+			if _, err := probe(l.path); err != nil {
+				return err
+			}
 		}
 		lock, err := takeLock(l.path)
 		if err != nil {
