@@ -387,6 +387,7 @@ func freezeNow(fs *testFS, now time.Time) {
 		fs.blocked = append(fs.blocked, freeze.Blocked{ID: uint64(n + 1), Gate: freeze.PageFault, Since: at.Add(time.Duration(n) * 1500 * time.Millisecond),
 			Waiter: freeze.Waiter{Op: "store", Ino: uint64(13 + n%2), Path: "/db/orders.tbl", WayIn: "attach", PID: 4100 + n, Comm: "orderd", UID: 1000, Mapping: 1, Page: uint64(17 * n)}})
 	}
+	fs.blocked[2].Gate = freeze.Write
 	fs.blocked[2].Waiter = freeze.Waiter{Op: "write", Path: "/incoming/new.bin", WayIn: "rest", Remote: "127.0.0.1:52114"}
 	fs.status.Blocked = 3
 }

@@ -136,7 +136,7 @@ func inodesBody(v inodesView, server string) templ.Component {
 				}
 			}
 		} else {
-			templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 10, "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Inodes\"><table><caption class=\"unseen\">Inodes, dirty ones first</caption> <thead><tr><th scope=\"col\" class=\"n\">Inode</th><th scope=\"col\">Path</th><th scope=\"col\">Mode</th><th scope=\"col\" class=\"n\">Size</th><th scope=\"col\" class=\"n\">Allocated</th><th scope=\"col\" class=\"n\">Dirty pages</th><th scope=\"col\">Dirty since</th><th scope=\"col\" class=\"n\">Mappings</th><th scope=\"col\">Modified</th></tr></thead> <tbody>")
+			templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 10, "<div class=\"scroll\" tabindex=\"0\" role=\"group\" aria-label=\"Inodes\"><table><caption class=\"unseen\">Inodes, dirty ones first</caption> <thead><tr><th scope=\"col\" class=\"n\">Inode</th><th scope=\"col\">Path</th><th scope=\"col\">Mode</th><th scope=\"col\" class=\"n\">Size</th><th scope=\"col\" class=\"n\">Allocated</th><th scope=\"col\" class=\"n\">Dirty pages</th><th scope=\"col\">Dirty since</th><th scope=\"col\" class=\"n\">Mappings</th><th scope=\"col\">Modified</th></tr></thead> <tbody>")
 			if templ_7745c5c3_Err != nil {
 				return templ_7745c5c3_Err
 			}
@@ -472,7 +472,7 @@ func inodeStrips(v inodeView) templ.Component {
 				return templ_7745c5c3_Err
 			}
 			if len(v.Extents) > 0 {
-				templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 41, "<details id=\"extents-table\"><summary>As a table</summary><div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Extents\"><table><caption>Extents</caption> <thead><tr><th scope=\"col\" class=\"n\">Pages of the file</th><th scope=\"col\" class=\"n\">Blocks of the image</th><th scope=\"col\" class=\"n\">Pages</th><th scope=\"col\" class=\"n\">Bytes</th></tr></thead> <tbody>")
+				templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 41, "<details id=\"extents-table\"><summary>As a table</summary><div class=\"scroll\" tabindex=\"0\" role=\"group\" aria-label=\"Extents\"><table><caption>Extents</caption> <thead><tr><th scope=\"col\" class=\"n\">Pages of the file</th><th scope=\"col\" class=\"n\">Blocks of the image</th><th scope=\"col\" class=\"n\">Pages</th><th scope=\"col\" class=\"n\">Bytes</th></tr></thead> <tbody>")
 				if templ_7745c5c3_Err != nil {
 					return templ_7745c5c3_Err
 				}
@@ -588,7 +588,7 @@ func mappingTable(rows []mappingRow, withPath bool) templ.Component {
 			templ_7745c5c3_Var27 = templ.NopComponent
 		}
 		ctx = templ.ClearChildren(ctx)
-		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 51, "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Mappings\"><table><caption class=\"unseen\">Mappings</caption> <thead><tr><th scope=\"col\" class=\"n\">Mapping</th>")
+		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 51, "<div class=\"scroll\" tabindex=\"0\" role=\"group\" aria-label=\"Mappings\"><table><caption class=\"unseen\">Mappings</caption> <thead><tr><th scope=\"col\" class=\"n\">Mapping</th>")
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
@@ -814,7 +814,7 @@ func inodeHistory(v inodeView) templ.Component {
 				return templ_7745c5c3_Err
 			}
 		} else {
-			templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 70, "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"History\"><table><caption class=\"unseen\">When it was found dirty, newest first</caption> <thead><tr><th scope=\"col\">Found</th><th scope=\"col\">By</th><th scope=\"col\" class=\"n\">Pages</th><th scope=\"col\" class=\"n\">Bytes</th><th scope=\"col\">Dirty since</th><th scope=\"col\">Flushed</th></tr></thead> <tbody>")
+			templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 70, "<div class=\"scroll\" tabindex=\"0\" role=\"group\" aria-label=\"History\"><table><caption class=\"unseen\">When it was found dirty, newest first</caption> <thead><tr><th scope=\"col\">Found</th><th scope=\"col\">By</th><th scope=\"col\" class=\"n\">Pages</th><th scope=\"col\" class=\"n\">Bytes</th><th scope=\"col\">Dirty since</th><th scope=\"col\">Flushed</th></tr></thead> <tbody>")
 			if templ_7745c5c3_Err != nil {
 				return templ_7745c5c3_Err
 			}

@@ -102,10 +102,15 @@ func loadOverview(ctx context.Context, u *UI, s snapshot) (view, error) {
 	hist := u.recent(ctx, s)
 	recent := withPresent(hist.Freezes, s)
 	frozen := s.Status.State == "frozen"
+	b := bannerOf(s)
+	if b.Last == nil && b.FreezeID == 0 && len(recent) > 0 { // of an earlier life of the process
+		row := freezeRowOf(recent[0], s.Now)
+		b.Last = &row
+	}
 	return view{Title: "Overview", HideTitle: true, Nav: "overview", Regions: []region{
 		{ID: "alerts", Class: "alerts", Body: alertsBody(alertsOf(s, hist.Err))},
-		{ID: "banner", Class: "bannerbox", Body: bannerBody(bannerOf(s))},
-		{ID: "controls", Class: "controls", Heading: controlsHeading(frozen), Body: controlsBody(controlsOf(ctx, s))},
+		{ID: "banner", Class: "bannerbox", Body: bannerBody(b)},
+		{ID: "controls", Class: "controls", Heading: "Freeze and thaw", Body: controlsBody(controlsOf(ctx, s))},
 		{ID: "cost", Class: "cost", Heading: "A freeze now would find", Body: costBody(costOf(s, recent))},
 		{ID: "waiters", Class: "waiters", Heading: "Who waits now", Body: waitersBody(s.Status.Blocked, waitersOf(s), frozen)},
 		{ID: "marks", Class: "marksp", Heading: fmt.Sprintf("The last %d freezes", marksShown), Body: marksBody(marksOf(recent, s.Now), s.Server)},
@@ -113,8 +118,6 @@ func loadOverview(ctx context.Context, u *UI, s snapshot) (view, error) {
 		{ID: "facts", Class: "factsp", Heading: "This appliance", Body: factList(factsOf(s))},
 	}}, nil
 }
-
-func controlsHeading(bool) string { return "Freeze and thaw" }
 
 // freezesView is the list of freezes.
 type freezesView struct {
@@ -186,7 +189,7 @@ func ledgerAlert(err error) []alert {
 
 // foundLimit and waitedLimit bound what one freeze's page reads of the ledger.
 const (
-	foundLimit  = 100
+	foundLimit  = 25
 	waitedLimit = 200
 )
 

@@ -114,9 +114,10 @@ func agoText(t, now time.Time) string {
 
 // moment is a point in time as a page shows it: absolute, and how long ago.
 type moment struct {
-	ISO  string // RFC 3339 with nanoseconds, UTC; "" for no time at all
-	Text string // absolute, to the second
-	Rel  string // against the render's now
+	ISO   string // RFC 3339 with nanoseconds, UTC; "" for no time at all
+	Text  string // absolute, to the second
+	Rel   string // against the render's now
+	Clock string // time of day alone, for the ticks of a chart that says UTC
 }
 
 func momentOf(t, now time.Time) moment {
@@ -128,7 +129,7 @@ func momentOf(t, now time.Time) moment {
 	if y, m, d := t.Date(); !sameDay(y, m, d, now) {
 		text = t.Format("2006-01-02 15:04:05")
 	}
-	return moment{ISO: t.Format(time.RFC3339Nano), Text: text + " UTC", Rel: agoText(t, now)}
+	return moment{ISO: t.Format(time.RFC3339Nano), Text: text + " UTC", Rel: agoText(t, now), Clock: t.Format("15:04:05")}
 }
 
 func sameDay(y int, m time.Month, d int, now time.Time) bool {

@@ -157,8 +157,8 @@ func samplesOf(samples []store.Sample, now time.Time) samplesView {
 	x := func(t time.Time) float64 { return boxW * float64(t.Sub(from)) / whole }
 	gap := 3 * to.Sub(from) / time.Duration(len(samples)-1)
 	v.Series = []series{
-		lineOf("Dirty pages", "page", "pages", samples, x, gap, func(s store.Sample) int64 { return s.DirtyPages }),
-		lineOf("Dirty inodes", "inode", "inodes", samples, x, gap, func(s store.Sample) int64 { return s.DirtyInodes }),
+		lineOf("Dirty pages", "dirty page", "dirty pages", samples, x, gap, func(s store.Sample) int64 { return s.DirtyPages }),
+		lineOf("Dirty inodes", "dirty inode", "dirty inodes", samples, x, gap, func(s store.Sample) int64 { return s.DirtyInodes }),
 	}
 	for i, s := range samples {
 		if s.Frozen && i > 0 {
@@ -203,7 +203,7 @@ func lineOf(title, one, many string, samples []store.Sample, x func(time.Time) f
 	last := samples[len(samples)-1]
 	fmt.Fprintf(&area, "L%s %sL%s %sZ", num(x(last.At)), num(boxH), num(startX), num(boxH))
 	return series{
-		Title: title, Now: plural(value(last), one, many), Max: count(top), Line: line.String(), Area: area.String(),
+		Title: title, Now: count(value(last)), Max: count(top), Line: line.String(), Area: area.String(),
 		Desc: fmt.Sprintf("From %s to %s UTC: at most %s, last %s.", samples[0].At.UTC().Format("15:04:05"),
 			last.At.UTC().Format("15:04:05"), plural(maxOf(samples, value), one, many), plural(value(last), one, many)),
 	}

@@ -23,21 +23,22 @@ type freezeData struct {
 
 // freezeView is the page of one freeze.
 type freezeView struct {
-	Row    freezeRow
-	Facts  []fact
-	Reach  []lane
-	ReachX axis
-	Window []lane
-	WinX   axis
-	Phases []phaseRow
-	Hold   holdView
-	Waits  []waitRow
-	Unseen int64 // waiters beyond those listed
-	Found  []foundRow
-	Next   string // href of the next page of inodes found, "" at the end
-	First  string // href of the first page, "" on it
-	Error  string
-	For    []string // rolled back: whom it waited for
+	Row     freezeRow
+	Facts   []fact
+	Reach   []lane
+	ReachX  axis
+	Window  []lane
+	WinX    axis
+	Phases  []phaseRow
+	Hold    holdView
+	Waits   []waitRow
+	Unseen  int64 // waiters beyond those listed
+	Found   []foundRow
+	Next    string // href of the next page of inodes found, "" at the end
+	First   string // href of the first page, "" on it
+	NoFound string // why the list is empty
+	Error   string
+	For     []string // rolled back: whom it waited for
 }
 
 type phaseRow struct {
@@ -109,6 +110,10 @@ func freezeViewOf(d freezeData, s snapshot) freezeView {
 	}
 	if d.After > 0 {
 		v.First = self
+	}
+	v.NoFound = "No inode was dirty when it came: nothing had to be flushed."
+	if f.Inodes > 0 {
+		v.NoFound = plural(f.Inodes, "inode was", "inodes were") + " flushed; the ledger has not listed them (yet)."
 	}
 	return v
 }
@@ -263,8 +268,9 @@ func holdViewOf(f store.Freeze, renewals []store.Renewal, waits []waitRow, now t
 	for _, h := range f.Holds {
 		since, until := at(h.Since), at(endOr(h.EndedAt, now))
 		since = math.Max(0, since)
-		l := lane{Label: "hold " + h.Hold, Value: h.Holder}
-		l.Rects = append(l.Rects, bar(since, until-since, v.X.Max, "hold "+pastHoldOf(h, now).Class, h.Holder))
+		past := pastHoldOf(h, now)
+		l := lane{Label: h.Hold + " " + h.Holder, Value: past.End}
+		l.Rects = append(l.Rects, bar(since, until-since, v.X.Max, "hold "+past.Class, h.Holder))
 		for _, r := range renewals {
 			if r.Hold == h.Hold {
 				l.Rects = append(l.Rects, bar(at(r.At), 0, v.X.Max, "renewal", "renewed until "+momentOf(r.ExpiresAt, now).Text))
