@@ -39,6 +39,7 @@ type allocator struct {
 
 	pending []deferred // by rising generation; guarded by mu
 	dying   uint64     // blocks in pending; guarded by mu
+	spare   []run      // an empty list for the next generation; guarded by mu
 }
 
 // deferred is the blocks freed in one generation.

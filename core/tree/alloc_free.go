@@ -11,6 +11,9 @@ import (
 // durable before it is used again (T5).
 const keepCommits = format.MaxFallback
 
+// spareRuns is the longest list of runs kept for reuse.
+const spareRuns = 1024
+
 // freeNode frees the block of a node in generation gen: at once if it was born
 // in the open group, else when T5 allows.
 //
@@ -95,7 +98,8 @@ func (a *allocator) deferLocked(b format.Block, n uint64, gen format.Generation)
 	})
 	a.dying += n
 	if last := len(a.pending) - 1; last < 0 || a.pending[last].gen != gen {
-		a.pending = append(a.pending, deferred{gen: gen})
+		a.pending = append(a.pending, deferred{gen: gen, runs: a.spare})
+		a.spare = nil
 	}
 	d := &a.pending[len(a.pending)-1]
 	if last := len(d.runs) - 1; last >= 0 && d.runs[last].start+format.Block(d.runs[last].n) == b {
@@ -114,6 +118,9 @@ func (a *allocator) settle(durable format.Generation) {
 		for _, r := range a.pending[done].runs {
 			a.freeNowLocked(r.start, r.n)
 			a.dying -= r.n
+		}
+		if runs := a.pending[done].runs; cap(runs) <= spareRuns {
+			a.spare = runs[:0]
 		}
 	}
 	if done > 0 {

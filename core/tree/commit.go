@@ -22,6 +22,7 @@ type sealedGroup struct {
 	root     format.Root // its CRC is a handle if it was born in the group
 	counters format.Counters
 	freezeID uint64
+	rec      format.CommitRecord // made by write
 }
 
 // errNothing: the group has no changes and nobody insists on a record.
@@ -55,28 +56,45 @@ func (s *Store) WaitDurable(ctx context.Context, g format.Generation) error {
 		return fmt.Errorf("wait for generation %d: the newest is %d", g, open)
 	}
 	for s.DurableGeneration() < g {
-		// The channel comes before the second look, so that no publish is missed.
-		published := s.nextPublish()
-		if s.DurableGeneration() >= g {
-			return nil
-		}
-		if err := s.Err(); err != nil {
-			return fmt.Errorf("wait for generation %d: %w", g, stateError(err))
-		}
-		select {
-		case s.commitSem <- struct{}{}:
-			err := s.commitUpTo(g)
+		lead, err := s.leadOrFollow(ctx, g)
+		if lead {
+			err = s.commitUpTo(g)
 			s.unlockCommit()
-			if err != nil {
-				return fmt.Errorf("wait for generation %d: %w", g, err)
-			}
+		}
+		if err != nil {
+			return fmt.Errorf("wait for generation %d: %w", g, err)
+		}
+		if lead {
 			return nil
-		case <-published:
-		case <-ctx.Done():
-			return fmt.Errorf("wait for generation %d: %w", g, ctx.Err())
 		}
 	}
 	return nil
+}
+
+// leadOrFollow waits until the caller may commit (lead: it holds commitSem) or
+// something was published.
+func (s *Store) leadOrFollow(ctx context.Context, g format.Generation) (lead bool, err error) {
+	select {
+	case s.commitSem <- struct{}{}:
+		return true, nil
+	default:
+	}
+	// The channel comes before the second look, so that no publish is missed.
+	published := s.nextPublish()
+	if s.DurableGeneration() >= g {
+		return false, nil
+	}
+	if err := s.Err(); err != nil {
+		return false, stateError(err)
+	}
+	select {
+	case s.commitSem <- struct{}{}:
+		return true, nil
+	case <-published:
+		return false, nil
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
 }
 
 // commitUpTo makes g durable. Needs commitSem, so no group is sealed: g is
@@ -146,11 +164,10 @@ func (s *Store) commitLocked(freezeID uint64, force bool) error {
 	if err != nil {
 		return err
 	}
-	rec, err := s.write(g, nil)
-	if err != nil {
+	if err := s.write(g, nil); err != nil {
 		return s.fail(fmt.Errorf("commit of generation %d: %w", g.gen, err))
 	}
-	s.publish(g, rec)
+	s.publish(g)
 	return nil
 }
 
@@ -187,9 +204,11 @@ func (s *Store) sealLocked(freezeID uint64, force bool) (*sealedGroup, error) {
 	}
 	s.treeMu.Lock()
 	defer s.treeMu.Unlock()
-	g := &sealedGroup{group: s.open, root: s.root, counters: s.counters.get(), freezeID: freezeID}
+	g := &s.sealing
+	*g = sealedGroup{group: s.open, root: s.root, counters: s.counters.get(), freezeID: freezeID}
 	s.sealed = s.open
-	s.open = &group{gen: g.gen + 1}
+	s.open = s.spare
+	s.open.gen, s.spare = g.gen+1, nil
 	s.openGen.Store(uint64(g.gen + 1))
 	s.openNodes.Store(0)
 	s.dirty.Store(false)
@@ -199,8 +218,9 @@ func (s *Store) sealLocked(freezeID uint64, force bool) (*sealedGroup, error) {
 // write makes a sealed group durable: nodes, fence, slot, fence. save, if not
 // nil, writes the allocator's snapshot in between and completes the record.
 // Needs commitSem.
-func (s *Store) write(g *sealedGroup, save func(b pmem.Batch, rec *format.CommitRecord) error) (*format.CommitRecord, error) {
-	rec := &format.CommitRecord{
+func (s *Store) write(g *sealedGroup, save func(b pmem.Batch, rec *format.CommitRecord) error) error {
+	rec := &g.rec
+	*rec = format.CommitRecord{
 		Generation: g.gen,
 		FreezeID:   g.freezeID,
 		TimeNS:     s.now().UnixNano(),
@@ -211,24 +231,24 @@ func (s *Store) write(g *sealedGroup, save func(b pmem.Batch, rec *format.Commit
 	defer b.End()
 	root, err := s.writeRoot(b, g)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	rec.Roots[0] = root
 	if save != nil {
 		if err := save(b, rec); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if err := b.Fence(); err != nil {
-		return nil, fmt.Errorf("fence of the nodes: %w", err)
+		return fmt.Errorf("fence of the nodes: %w", err)
 	}
 	if err := writeSlot(b, &s.super, rec); err != nil {
-		return nil, err
+		return err
 	}
 	if err := b.Fence(); err != nil {
-		return nil, fmt.Errorf("fence of the commit record: %w", err)
+		return fmt.Errorf("fence of the commit record: %w", err)
 	}
-	return rec, nil
+	return nil
 }
 
 // slotBlock is the ring's block for generation g.
@@ -299,7 +319,6 @@ func (w *nodeWriter) write(n *heapNode) (uint32, error) {
 	if err := w.b.Write(int64(b)*format.BlockSize, page[:]); err != nil {
 		return 0, fmt.Errorf("write tree node to block %d: %w", b, err)
 	}
-	w.s.verified.set(b)
 	return crc, nil
 }
 
@@ -335,15 +354,15 @@ func (w *nodeWriter) stored(p format.Ptr) uint32 {
 
 // publish ends the sealed group: its nodes are read from the image from now
 // on. Needs commitSem.
-func (s *Store) publish(g *sealedGroup, rec *format.CommitRecord) {
+func (s *Store) publish(g *sealedGroup) {
 	s.treeMu.Lock()
-	s.sealed = nil
 	if s.root.Birth == g.gen {
-		s.root.CRC = rec.Roots[0].CRC
+		s.root.CRC = g.rec.Roots[0].CRC
 	}
-	s.pool.giveAll(g.nodes)
+	s.spare, s.sealed = s.sealed, nil
+	s.spare.nodes = s.pool.giveAll(s.spare.nodes)
 	s.treeMu.Unlock()
-	s.last = *rec
+	s.last = g.rec
 	s.freezeID.Store(g.freezeID)
 	s.durable.Store(uint64(g.gen))
 	s.alloc.settle(g.gen)

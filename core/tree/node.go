@@ -82,17 +82,29 @@ func (p *nodePool) give(n *heapNode) {
 	p.free = append(p.free, n)
 }
 
-// giveAll hands a group's nodes back, in O(1); it keeps the slice.
-func (p *nodePool) giveAll(nodes []*heapNode) {
-	if len(nodes) == 0 || p.idle+len(nodes) > maxPooledNodes {
-		return
+// giveAll hands a group's nodes back and returns an empty slice for the next
+// group. It is O(1): few are moved, many are kept as they are.
+func (p *nodePool) giveAll(nodes []*heapNode) []*heapNode {
+	switch {
+	case len(nodes) <= slabNodes:
+		for _, n := range nodes {
+			if n != nil {
+				p.give(n)
+			}
+		}
+		clear(nodes)
+		return nodes[:0]
+	case p.idle+len(nodes) <= maxPooledNodes:
+		p.idle += len(nodes)
+		p.batches = append(p.batches, nodes)
 	}
-	p.idle += len(nodes)
-	p.batches = append(p.batches, nodes)
+	return nil
 }
 
 // verifiedMap has a bit for every block of the image: a node that was verified
-// since mount, or written since. Parts are made when first needed.
+// since mount, or that this mount stores there: set when the block is
+// allocated, because an atomic operation in the middle of a commit would wait
+// for its non-temporal stores. Parts are made when first needed.
 type verifiedMap []atomic.Pointer[[verifiedWords]atomic.Uint64]
 
 const (
@@ -127,7 +139,9 @@ func (m verifiedMap) set(b format.Block) {
 		p = part.Load()
 	}
 	b %= verifiedPart
-	p[b/64].Or(1 << (b % 64))
+	if bit := uint64(1) << (b % 64); p[b/64].Load()&bit == 0 {
+		p[b/64].Or(bit)
+	}
 }
 
 // view is the node that p points to, at the given level, wherever it lives.
@@ -187,6 +201,7 @@ func (s *Store) newNodeLocked(t *Tx, level int) (*heapNode, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.verified.set(b)
 	n := s.addNodeLocked()
 	n.page.Init(level, b, s.open.gen)
 	s.counters.nodes.Add(1)
@@ -228,6 +243,7 @@ func (s *Store) ownLocked(t *Tx, p format.Ptr, level int) (*heapNode, format.Ptr
 		s.dropNodeLocked(n)
 		return nil, p, err
 	}
+	s.verified.set(b)
 	n.page.Move(b, s.open.gen)
 	if level > 0 && s.sealed != nil && p.Birth == s.sealed.gen {
 		n.stale = oldest(s.sealed.gen, s.sealed.nodes[p.CRC].stale)

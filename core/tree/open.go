@@ -72,7 +72,7 @@ func (s *Store) mountNewest(im *image) error {
 			s.counters.set(&rec.Counters)
 			s.durable.Store(uint64(rec.Generation))
 			s.freezeID.Store(rec.FreezeID)
-			s.open = &group{gen: im.newest + 1}
+			s.open, s.spare = &group{gen: im.newest + 1}, &group{}
 			s.openGen.Store(uint64(im.newest + 1))
 			return nil
 		}
@@ -156,11 +156,10 @@ func (s *Store) closeLocked() error {
 	if err != nil {
 		return err
 	}
-	rec, err := s.write(g, s.saveAllocator)
-	if err != nil {
+	if err := s.write(g, s.saveAllocator); err != nil {
 		return s.fail(fmt.Errorf("commit of generation %d: %w", g.gen, err))
 	}
-	s.publish(g, rec)
+	s.publish(g)
 	return nil
 }
 

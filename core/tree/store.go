@@ -46,6 +46,7 @@ type Store struct {
 	commitSem chan struct{}
 	super     format.Superblock   // guarded by commitSem
 	last      format.CommitRecord // newest durable commit; guarded by commitSem
+	sealing   sealedGroup         // the group being committed; guarded by commitSem
 
 	// groupMu is shared by every open transaction and held exclusively to seal.
 	groupMu sync.RWMutex
@@ -57,6 +58,7 @@ type Store struct {
 	root     format.Root // guarded by treeMu
 	open     *group      // guarded by treeMu
 	sealed   *group      // nil if none; guarded by treeMu; its nodes are immutable
+	spare    *group      // becomes open at the next seal; nil while one is sealed; guarded by treeMu
 	pool     nodePool    // guarded by treeMu
 	gone     bool        // closed: the medium must not be read; guarded by treeMu
 
