@@ -37,32 +37,51 @@ func TestGatesByLevel(t *testing.T) {
 
 // More callers inside than slots: none is forgotten, each can leave.
 func TestGateOverflow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFreezer(t, Config{})
+		g := f.StartWrite()
+		var named, counted []Pass
+		n := 3 * len(g.slots)
+		for i := range n {
+			p, ok := g.Try(OpWrite, uint64(i))
+			if !ok {
+				t.Fatal("open gate refused")
+			}
+			if p.s != nil {
+				named = append(named, p)
+			} else {
+				counted = append(counted, p)
+			}
+		}
+		if in, _ := g.Inside(); in != n || len(counted) == 0 || len(named) == 0 {
+			t.Fatalf("%d inside (%d named), want %d", in, len(named), n)
+		}
+		done := freezeAsync(context.Background(), f, ask("a", time.Minute))
+		for _, p := range append(named, counted...) { // the last is one without a slot
+			synctest.Wait()
+			wantLevel(t, f, Write)
+			p.Exit()
+		}
+		if o := <-done; o.err != nil {
+			t.Fatal(o.err)
+		}
+	})
+}
+
+// The thaw comes between a caller's refusal and its wait: it must not wait.
+func TestThawBeforeWait(t *testing.T) {
 	f := newFreezer(t, Config{})
-	g := f.StartWrite()
-	var passes []Pass
-	n := 3 * len(g.slots)
-	for i := range n {
-		p, ok := g.Try(OpWrite, uint64(i))
-		if !ok {
-			t.Fatal("open gate refused")
-		}
-		passes = append(passes, p)
+	_, h := mustFreeze(t, f, ask("a", time.Minute))
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	p, err := f.StartWrite().Enter(ctx, OpWrite, 1, func() Waiter {
+		mustThaw(t, f, ThawRequest{Hold: h.ID})
+		return Waiter{}
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
-	if in, _ := g.Inside(); in != n {
-		t.Fatalf("%d inside, want %d", in, n)
-	}
-	done := freezeAsync(context.Background(), f, ask("a", time.Minute))
-	for i, p := range passes {
-		select {
-		case o := <-done:
-			t.Fatalf("frozen with %d callers inside: %v", n-i, o.err)
-		default:
-		}
-		p.Exit()
-	}
-	if o := <-done; o.err != nil {
-		t.Fatal(o.err)
-	}
+	p.Exit()
 }
 
 func TestEnterWaitsAndGoesOn(t *testing.T) {

@@ -231,6 +231,27 @@ func TestRefusedWhileFrozen(t *testing.T) {
 	})
 }
 
+// A freeze that is rolled back lets the next of the queue have its turn.
+func TestQueueBehindRollBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &scripted{}
+		s.onCommit = func(ctx context.Context, id uint64) error {
+			if id == 1 {
+				<-ctx.Done()
+			}
+			return ctx.Err()
+		}
+		f := newFreezer(t, Config{Target: s})
+		first := freezeAsync(context.Background(), f, ask("a", time.Minute))
+		synctest.Wait()
+		rec, _, err := f.Freeze(context.Background(), Request{Holder: "b", Lease: time.Minute, Wait: time.Minute})
+		if err != nil || rec.ID != 2 || !rec.RequestedAt.Equal(time.Now()) {
+			t.Fatalf("%+v %v", rec, err)
+		}
+		wantErr(t, (<-first).err, ErrTimedOut)
+	})
+}
+
 // wait queues first come, first served; those who leave lose their place only.
 func TestQueueIsFair(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -191,3 +191,58 @@ func freezeOnce(t *testing.T, f *Freezer, w *watch, r *rand.Rand, frozen *atomic
 	frozen.Add(1)
 	time.Sleep(time.Duration(r.IntN(100)) * time.Microsecond)
 }
+
+// Callers that park while the one thaw happens, with no later freeze to rescue
+// them: all are resumed (F6).
+func TestStressParkAgainstThaw(t *testing.T) {
+	f := newFreezer(t, Config{Target: still{}})
+	g := f.StartPageFault()
+	end := time.Now().Add(*stressFor)
+	for rounds := 0; time.Now().Before(end) || rounds < 10; rounds++ {
+		_, h := mustFreeze(t, f, ask("a", time.Minute))
+		var wg, resumed sync.WaitGroup
+		for i := range 3 {
+			wg.Add(1)
+			go func() {
+				defer wg.Done()
+				for n := 0; n < 1000 && g.Closed(); n++ {
+					resumed.Add(1)
+					if _, err := g.Park(Waiter{}, i, resumed.Done); err != nil {
+						t.Error(err)
+						resumed.Done()
+					}
+				}
+			}()
+		}
+		for f.BlockedCount() < 20 {
+			runtime.Gosched()
+		}
+		mustThaw(t, f, ThawRequest{Hold: h.ID})
+		wg.Wait()
+		all := make(chan struct{})
+		go func() { resumed.Wait(); close(all) }()
+		select {
+		case <-all:
+		case <-time.After(lostAfter):
+			t.Fatalf("round %d: %d stores are still parked with the gate open", rounds, f.BlockedCount())
+		}
+	}
+}
+
+// Whoever sends last, every event is delivered by the time all senders are back.
+func TestStressOutbox(t *testing.T) {
+	var o outbox
+	o.observer = func(Event) {}
+	end := time.Now().Add(*stressFor)
+	for rounds := 0; time.Now().Before(end); rounds++ {
+		var wg sync.WaitGroup
+		for range 3 {
+			wg.Add(1)
+			go func() { defer wg.Done(); o.send(Event{}); o.send(Event{}) }()
+		}
+		wg.Wait()
+		if n := len(o.pending); n != 0 {
+			t.Fatalf("round %d: %d events left", rounds, n)
+		}
+	}
+}

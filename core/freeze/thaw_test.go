@@ -239,7 +239,7 @@ func TestRestore(t *testing.T) {
 		past("5.2", 5, "c2", endThawed, StateInterrupted, true),
 		past("6.1", 6, "x", endForced, StateForced, true),
 	}})
-	for _, c := range []struct{ hold, end string }{{"2.1", endInterrupted}, {"3.1", endRolledBack}, {"4.1", endExpired}, {"6.1", endForced}} {
+	for _, c := range []struct{ hold, end string }{{"2.1", endInterrupted}, {"3.1", endRolledBack}, {"6.1", endForced}} {
 		_, err := f.Thaw(ThawRequest{Hold: c.hold, Token: "whatever it was"})
 		if ref := wantErr(t, err, ErrFreezeLost); ref.HoldEnd != c.end {
 			t.Errorf("%s: %+v", c.hold, ref)
@@ -258,6 +258,10 @@ func TestRestore(t *testing.T) {
 	}
 	if res := mustThaw(t, f, ThawRequest{}); res.Changed {
 		t.Errorf("%+v", res)
+	}
+	_, err = f.Thaw(ThawRequest{Hold: "4.1"})
+	if ref := wantErr(t, err, ErrFreezeLost); ref.HoldEnd != endExpired {
+		t.Errorf("%+v", ref)
 	}
 	if rec, h, err := f.Freeze(context.Background(), Request{Holder: "d", Lease: time.Minute, Key: "k"}); err != nil || rec.ID != 7 || h.ID != "7.1" {
 		t.Errorf("replay after restart: %+v %v", rec, err)
