@@ -59,7 +59,10 @@ func (s *Server) newClient(id wire.ClientID, proc core.Process, started uint64) 
 // start begins to serve the connected process's descriptor.
 // It owns the process's pidfd.
 func (c *client) start(fd *uffd.FD, number, pidfd int) {
-	m := c.newMember(fd, number, nil)
+	c.startMember(c.newMember(fd, number, nil), pidfd)
+}
+
+func (c *client) startMember(m *member, pidfd int) {
 	m.pid, m.comm = c.proc.PID, c.proc.Comm
 	var err error
 	if m.stop, err = m.watch(pidfd); err != nil {

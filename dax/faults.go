@@ -26,6 +26,7 @@ const (
 const (
 	grantTries = 8
 	retryPause = time.Millisecond
+	crowdPause = time.Second // when core will not take another held caller
 )
 
 var (
@@ -85,16 +86,16 @@ func (m *member) work() {
 		f := m.queue[0]
 		m.queue = m.queue[1:]
 		sp, known := m.spans.find(f.addr)
-		go_on := true
+		proceed := true
 		var leave func() bool
 		if p := m.parked[f.thread()]; p != nil && f.mark == 0 {
-			if go_on = p.addr != f.addr; go_on { // it stored elsewhere since: a signal ended its wait
+			if proceed = p.addr != f.addr; proceed { // it stored elsewhere since: a signal ended its wait
 				leave = p.unpark
 				delete(m.parked, f.thread())
 			}
 		}
-		if !known && go_on {
-			go_on = m.strayLocked(f)
+		if !known && proceed {
+			proceed = m.strayLocked(f)
 		}
 		if m.pid == 0 && f.tid != 0 {
 			c.learn = append(c.learn, learning{m, f.tid})
@@ -105,7 +106,7 @@ func (m *member) work() {
 			leave()
 		}
 		switch {
-		case !go_on:
+		case !proceed:
 		case !known:
 			m.refuse(f, errMoved)
 		default:
@@ -129,6 +130,15 @@ func (m *member) strayLocked(f fault) bool {
 	m.strays[f.thread()] = f.addr
 	m.wake(f.addr, pageBytes)
 	return false
+}
+
+func (m *member) stray(f fault) {
+	m.c.evMu.Lock()
+	twice := m.strayLocked(f)
+	m.c.evMu.Unlock()
+	if twice {
+		m.refuse(f, errMoved)
+	}
 }
 
 // answer asks core for the page and does what core says.
@@ -155,6 +165,8 @@ func (m *member) answer(f fault, sp span) {
 		m.park(f, sp.m, page)
 	case errors.Is(err, errMoved):
 		m.again(f)
+	case errors.Is(err, core.ErrStale): // the mapping has just ended, or has it
+		m.stray(f)
 	case errors.Is(err, errBusy):
 		time.AfterFunc(retryPause, func() { m.requeue(f) })
 	default:
@@ -241,6 +253,10 @@ func (m *member) park(f fault, mp *mapping, page format.Page) {
 		c.evMu.Unlock()
 		m.requeue(f)
 	})
+	if unpark == nil { // too many callers are held: ask again, in case there is room
+		time.AfterFunc(crowdPause, func() { m.requeue(f) })
+		return
+	}
 	c.evMu.Lock()
 	p.unpark = unpark
 	gone := m.gone

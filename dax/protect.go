@@ -27,6 +27,7 @@ const (
 	busyCall     = 5 * time.Microsecond  // a call that took longer met running threads ...
 	pageCost     = 200 * time.Nanosecond // ... allowing for its pages
 	firstPause   = 20 * time.Microsecond // between attempts while the client changes its address space
+	triesAtOnce  = 4                     // attempts before the first pause
 	longestPause = 2 * time.Millisecond  //
 )
 

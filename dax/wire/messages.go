@@ -3,6 +3,7 @@ package wire
 import (
 	"encoding/binary"
 	"fmt"
+	"syscall"
 )
 
 // ClientID names a client for as long as its process lives, so that a server
@@ -149,6 +150,9 @@ type Error struct {
 
 // Error is the text.
 func (e *Error) Error() string { return e.Text }
+
+// Unwrap is the errno, so that errors.Is(err, fs.ErrNotExist) and the like work.
+func (e *Error) Unwrap() error { return syscall.Errno(e.Errno) }
 
 // reader takes fields off a body; bad stays set once the body was too short.
 type reader struct {
