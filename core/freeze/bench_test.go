@@ -3,6 +3,7 @@ package freeze
 import (
 	"context"
 	"testing"
+	"time"
 )
 
 // still is a target with nothing dirty.
@@ -48,16 +49,19 @@ func BenchmarkTryExitParallel(b *testing.B) {
 func benchFreezeThaw(b *testing.B, o func(Event)) {
 	f := benchFreezer(b, o)
 	ctx := context.Background()
+	var window time.Duration
 	b.ReportAllocs()
 	for b.Loop() {
-		_, h, err := f.Freeze(ctx, Request{Holder: "bench", Lease: 60e9})
+		rec, h, err := f.Freeze(ctx, Request{Holder: "bench", Lease: 60e9})
 		if err != nil {
 			b.Fatal(err)
 		}
 		if _, err := f.Thaw(ThawRequest{Hold: h.ID}); err != nil {
 			b.Fatal(err)
 		}
+		window += rec.Window
 	}
+	b.ReportMetric(float64(window.Nanoseconds())/float64(b.N), "window-ns/op")
 }
 
 func BenchmarkFreezeThaw(b *testing.B)         { benchFreezeThaw(b, nil) }

@@ -163,6 +163,10 @@ func (g *Gate) Park(w Waiter, client any, resume func()) (unpark func() bool, er
 	return g.room.park(g, w, client, resume)
 }
 
+// Opened is closed once the gate is open, at once if it is. For callers that
+// could not be parked: it wakes them all together and names none.
+func (g *Gate) Opened() <-chan struct{} { return g.room.whenOpen(g) }
+
 // drain waits until nobody who entered before the gate closed is inside. It is
 // called with the gate closed, by one closer at a time, and ends with ctx.
 func (g *Gate) drain(ctx context.Context) error {

@@ -177,6 +177,35 @@ func TestTooManyHeld(t *testing.T) {
 	}
 }
 
+// A caller past the limit can still learn of the thaw, also while the freeze is
+// only being reached.
+func TestOpened(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stop := make(chan struct{})
+		s := &scripted{onCommit: func(ctx context.Context, _ uint64) error { return waitFor(stop)(ctx) }}
+		f := newFreezer(t, Config{Target: s})
+		g := f.StartPageFault()
+		<-g.Opened()
+		done := freezeAsync(context.Background(), f, ask("a", time.Minute))
+		synctest.Wait()
+		c := g.Opened()
+		close(stop)
+		<-done
+		synctest.Wait()
+		select {
+		case <-c:
+			t.Error("opened while frozen")
+		default:
+		}
+		go f.Thaw(ThawRequest{})
+		<-c
+		if g.Closed() {
+			t.Error("closed")
+		}
+		<-g.Opened()
+	})
+}
+
 // Parked callers of one client resume in the order they were parked, on one
 // worker; a slow client delays nobody else.
 func TestParkOrder(t *testing.T) {

@@ -34,6 +34,7 @@ type lobby struct {
 	freezeID uint64        // guarded by mu: the freeze callers wait for
 	arrived  uint64        // guarded by mu: callers held by this freeze
 	longest  time.Duration // guarded by mu: longest wait among those of this freeze that left by themselves
+	opened   chan struct{} // guarded by mu: closed when this freeze's gates have opened; nil without one
 }
 
 // Why a held caller is not held any more; zero while it is.
@@ -182,8 +183,18 @@ func released(h *held, waited time.Duration, left bool) Event {
 // begin starts a freeze's account, before its first gate closes.
 func (l *lobby) begin(freezeID uint64) {
 	l.mu.Lock()
-	l.freezeID, l.arrived, l.longest = freezeID, 0, 0
+	l.freezeID, l.arrived, l.longest, l.opened = freezeID, 0, 0, make(chan struct{})
 	l.mu.Unlock()
+}
+
+// whenOpen is Gate.Opened.
+func (l *lobby) whenOpen(g *Gate) <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !g.Closed() {
+		return closedChan
+	}
+	return l.opened // set: begin comes before the first gate closes
 }
 
 // account is what the callers of the current freeze have suffered so far. O(1):
@@ -213,6 +224,7 @@ func (l *lobby) letGo(freezeID uint64, now time.Time) (arrived uint64, longest t
 	if l.freezeID == freezeID {
 		arrived, longest = l.arrived, l.longestLocked(now)
 		l.freezeID = 0
+		close(l.opened)
 	}
 	list := l.head
 	l.head, l.tail, l.count = nil, nil, 0
