@@ -22,4 +22,6 @@
 //	    however many tabs show it; with no tab open nothing runs.
 //
 // Cross-site protection and the Host allow-list are the outer handler's.
+//
+// The _templ.go files are made by `make generate` from the module's root.
 package web

@@ -32,7 +32,7 @@ func plural[T ~int | ~int64 | ~uint32 | ~uint64](n T, one, many string) string {
 func sizeText[T ~int64 | ~uint64](n T) string { return humanize.IBytes(uint64(n)) }
 
 // pagesText writes pages with what they come to in bytes.
-func pagesText[T ~int64 | ~uint64](n T) string {
+func pagesText[T ~int | ~int64 | ~uint64](n T) string {
 	return plural(n, "page", "pages") + " (" + sizeText(uint64(n)*format.PageSize) + ")"
 }
 

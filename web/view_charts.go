@@ -67,7 +67,7 @@ func marksOf(freezes []store.Freeze, now time.Time) marksView {
 		}
 	}
 	if len(windows) > 0 {
-		low, high = math.Floor(low), math.Ceil(high+1e-9)
+		low, high = math.Floor(low), math.Ceil(high-1e-9)
 		if high <= low {
 			high = low + 1
 		}
