@@ -110,7 +110,7 @@ func TestHubRendersOnceForAllTabs(t *testing.T) {
 		for _, s := range tabs {
 			c.leave(s)
 		}
-		time.Sleep(liveInterval)
+		time.Sleep(2 * liveInterval)
 		synctest.Wait()
 		looks := c.looks.Load()
 		time.Sleep(time.Hour)
@@ -157,7 +157,7 @@ func TestHubLimits(t *testing.T) {
 		// b reads nothing: it is cut, and its place is free again.
 		for i := range streamBuffer + 3 {
 			c.change(strings.Repeat("y", i+1))
-			time.Sleep(liveInterval)
+			time.Sleep(2 * liveInterval)
 		}
 		synctest.Wait()
 		if m, open := drain(b); open {
@@ -186,7 +186,7 @@ func TestNotifyForcesALook(t *testing.T) {
 		drain(s)
 		c.text.Store("only the ledger knows")
 		c.notify()
-		time.Sleep(liveInterval)
+		time.Sleep(2 * liveInterval)
 		synctest.Wait()
 		if m, _ := drain(s); len(m) != 1 {
 			t.Errorf("notify brought %+v", m)
