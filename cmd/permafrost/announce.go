@@ -1,6 +1,11 @@
 package main
 
-import "strings"
+import (
+	"strings"
+
+	"permafrost/dax"
+	"permafrost/web"
+)
 
 // announce tells where everything is and what survives, once it serves.
 func (a *appliance) announce() {
@@ -36,8 +41,23 @@ func curlAddress(url string) string { return strings.TrimPrefix(url, "http://") 
 
 // attachLine says how programs map files, or why they cannot.
 func (a *appliance) attachLine() string {
-	if why := a.attach.Refused(); why != "" {
-		return "refused: " + why
+	if why := a.attach.Unavailable(); why != nil {
+		return why.Error()
 	}
 	return a.places.attach
+}
+
+// attachView shows the attach server to REST.
+type attachView struct{ s *dax.Server }
+
+func (v attachView) Socket() string { return v.s.Socket() }
+func (v attachView) Clients() int   { return len(v.s.Clients()) }
+
+// attachStatus shows it to the dashboard.
+func (a *appliance) attachStatus() *web.AttachStatus {
+	st := &web.AttachStatus{Socket: a.attach.Socket(), Clients: len(a.attach.Clients())}
+	if why := a.attach.Unavailable(); why != nil {
+		st.Refused = why.Error()
+	}
+	return st
 }

@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"permafrost/api"
@@ -39,12 +38,14 @@ type appliance struct {
 	console *console
 	failed  chan error // a listener that died; buffered for all of them
 
+	stopping  chan struct{} // closed when stop begins
+	surviving bool          // mappings of a former server were there at the start
+
 	ledger    *store.Ledger
 	region    *pmem.Region
 	fs        *core.FS
 	recorder  *recorder
-	attach    *dax.Server // nil where the domain cannot do it
-	attachWhy string      // why not
+	attach    *dax.Server
 	rest      *api.Server
 	servers   []*http.Server
 	listening []string // for people
@@ -53,6 +54,7 @@ type appliance struct {
 
 func (a *appliance) start(ctx context.Context) (err error) {
 	a.failed = make(chan error, len(a.cmd.Listen)+1)
+	a.stopping = make(chan struct{})
 	if err := a.openLedger(ctx); err != nil {
 		return err
 	}
@@ -60,10 +62,9 @@ func (a *appliance) start(ctx context.Context) (err error) {
 		return err
 	}
 	a.recorder = startRecorder(a.fs, a.ledger, a.log)
-	if err := a.startAttach(); err != nil {
+	if err := a.startAttach(ctx); err != nil {
 		return err
 	}
-	a.fs.Adopted()
 	return a.startREST()
 }
 
@@ -74,7 +75,9 @@ func (a *appliance) openLedger(ctx context.Context) error {
 	l, err := store.Open(ctx, a.places.ledger, o)
 	if err != nil {
 		a.log.Error("the ledger is degraded: history is kept in memory until it can be written", "path", a.places.ledger, "error", err)
-		l = store.OpenDegraded(a.places.ledger, o, err)
+		if l, err = store.OpenDegraded(a.places.ledger, o, err); err != nil {
+			return err
+		}
 	}
 	a.ledger = l
 	return nil
@@ -92,8 +95,8 @@ func (a *appliance) mount(ctx context.Context) error {
 			return err
 		}
 	}
-	surviving, err := r.SurvivingMappings()
-	if err != nil {
+	// Before anybody is given a descriptor: it would count as surviving.
+	if a.surviving, err = r.SurvivingMappings(); err != nil {
 		return err
 	}
 	past, next := a.pastFreezes(ctx)
@@ -105,45 +108,62 @@ func (a *appliance) mount(ctx context.Context) error {
 		NextFreezeID:   next,
 		PastHolds:      past,
 		Intent:         a.recordIntent,
-		DeferOrphans:   surviving,
+		DeferOrphans:   a.surviving,
 	})
 	return err
 }
 
 // startAttach serves programs that map files themselves, where the domain can.
-func (a *appliance) startAttach() error {
-	uids := a.cmd.AttachUID
-	if len(uids) == 0 {
-		uids = []uint32{uint32(os.Geteuid())}
-	}
-	srv, err := dax.New(dax.Options{FS: a.fs, Descriptor: a.region.DuplicateForClients, Surviving: a.region.SurvivingMappings,
-		Socket: a.places.attach, UIDs: uids, RecordDir: a.places.records, Logger: a.log})
+// First it takes back the mappings that outlived a former server; until every
+// one is back or has ended, nothing may be allocated: its blocks could be
+// given to somebody else.
+func (a *appliance) startAttach(ctx context.Context) error {
+	srv, err := dax.New(dax.Options{FS: a.fs, Image: a.region.DuplicateForClients, Socket: a.places.attach, UIDs: a.cmd.AttachUID,
+		RecordDir: a.places.records, Log: a.log})
 	if err != nil {
 		return err
 	}
-	if err := srv.Start(); err != nil {
+	a.attach = srv
+	adopted, err := srv.Adopt(ctx, a.surviving)
+	if err != nil {
 		return err
 	}
-	a.attach = srv
-	return nil
+	if adopted.Clients > 0 {
+		a.log.Info("took back mappings of a former server", "clients", adopted.Clients, "mappings", adopted.Mappings)
+	}
+	if len(adopted.Survivors) == 0 {
+		a.fs.Adopted()
+	} else {
+		for _, p := range adopted.Survivors {
+			a.log.Warn("a process maps the image and cannot be held: nothing is allocated and no freeze is given until it ends", "pid", p.PID, "command", p.Comm, "why", p.Why)
+		}
+		a.serving.Go(func() { a.awaitSurvivors(adopted.Gone) })
+	}
+	return srv.Start()
+}
+
+// awaitSurvivors lets the file system allocate once nobody is left whom the
+// attach server cannot hold.
+func (a *appliance) awaitSurvivors(gone <-chan struct{}) {
+	select {
+	case <-gone:
+		a.log.Info("the last surviving mapping has ended")
+		a.fs.Adopted()
+	case <-a.stopping:
+	}
 }
 
 func (a *appliance) startREST() error {
-	instance := make([]byte, 8)
-	if _, err := rand.Read(instance); err != nil {
-		return err
-	}
-	_ = hex.EncodeToString(instance)
 	listeners, err := a.listen()
 	if err != nil {
 		return err
 	}
-	ui, err := web.New(web.Options{FS: a.fs, Ledger: a.ledger, Version: version(), LeaseMax: a.cmd.LeaseMax, Attach: a.attachStatus, Server: a.firstAddress()})
+	ui, err := web.New(web.Options{FS: a.fs, Ledger: a.ledger, Version: version(), LeaseMax: a.cmd.LeaseMax, Attach: a.attachStatus, Server: curlAddress(a.firstAddress()), Logger: a.log})
 	if err != nil {
 		return err
 	}
-	a.rest, err = api.New(api.Options{FS: a.fs, Ledger: a.ledger, LedgerPath: a.places.ledger, LedgerEvents: a.wakeOnEvents, Attach: a.attachInfo(),
-		Version: version(), Listen: a.listening, AllowedHosts: a.cmd.AllowedHost, UI: ui, LeaseMax: a.cmd.LeaseMax, Logger: a.log})
+	a.rest, err = api.New(api.Options{FS: a.fs, Ledger: a.ledger, Attach: attachView{a.attach},
+		Version: version(), Listen: a.listening, AllowedHosts: a.cmd.AllowedHost, UI: ui, LeaseMax: a.cmd.LeaseMax, NotReady: a.notReady, Logger: a.log})
 	if err != nil {
 		return err
 	}
@@ -177,7 +197,7 @@ func (a *appliance) listen() ([]net.Listener, error) {
 	for _, addr := range a.cmd.Listen {
 		l, err := net.Listen("tcp", addr)
 		if err != nil {
-			if host, _, _ := net.SplitHostPort(addr); host == "::1" && len(a.cmd.Listen) > 1 && !isInUse(err) {
+			if host, _, _ := net.SplitHostPort(addr); host == "::1" && len(a.cmd.Listen) > 1 && !errors.Is(err, syscall.EADDRINUSE) {
 				a.log.Info("no IPv6 loopback here", "listen", addr)
 				continue
 			}
@@ -221,6 +241,7 @@ const shutdownTime = 20 * time.Second
 func (a *appliance) stop() {
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownTime)
 	defer cancel()
+	close(a.stopping)
 	if a.rest != nil {
 		a.rest.Close()
 	}
@@ -241,7 +262,7 @@ func (a *appliance) stop() {
 	}
 	if a.ledger != nil {
 		a.report("flush the ledger", a.ledger.Flush(ctx))
-		a.report("close the ledger", a.ledger.Close())
+		a.report("close the ledger", a.ledger.Close(ctx))
 	}
 	if a.region != nil {
 		a.report("close the image", a.region.Close())
@@ -252,4 +273,13 @@ func (a *appliance) report(what string, err error) {
 	if err != nil {
 		a.log.Error("shutdown: "+what, "error", err)
 	}
+}
+
+// notReady gives the reasons not to be ready that REST cannot see.
+func (a *appliance) notReady() []string {
+	var why []string
+	for _, p := range a.attach.Survivors() {
+		why = append(why, fmt.Sprintf("process %d (%s) maps the image and cannot be held: %s", p.PID, p.Comm, p.Why))
+	}
+	return why
 }

@@ -91,8 +91,7 @@ func newBed(dir string, bytes int64, maxInodes int, attach bool) (b *bed, err er
 	}
 	if attach {
 		b.socket = filepath.Join(b.dir, "attach.sock")
-		b.attach, err = dax.New(dax.Options{FS: b.fs, Descriptor: b.region.DuplicateForClients, Socket: b.socket,
-			UIDs: []uint32{uint32(os.Geteuid())}, RecordDir: filepath.Join(b.dir, "attach")})
+		b.attach, err = dax.New(dax.Options{FS: b.fs, Image: b.region.DuplicateForClients, Socket: b.socket, RecordDir: filepath.Join(b.dir, "attach")})
 		if err != nil {
 			return nil, err
 		}

@@ -99,8 +99,17 @@ func (w *benchWriterCmd) opener(ctx context.Context) (func(name string, length i
 		return nil, err
 	}
 	return func(name string, length int64) (mapped, error) {
-		return conn.Map(ctx, client.MapOptions{Path: "/" + name, Length: length, Writable: true, Create: true})
+		m, err := conn.Map(ctx, client.MapOptions{Path: "/" + name, Length: length, Write: true, Create: true, Grow: true})
+		return attached{m}, err
 	}, nil
+}
+
+// attached is a mapping of the appliance's.
+type attached struct{ *client.Mapping }
+
+func (a attached) Sync(ctx context.Context, off, length int64) error {
+	_, err := a.Mapping.Sync(ctx, off, length)
+	return err
 }
 
 // plain is an ordinary mmap of an ordinary file.

@@ -36,12 +36,6 @@ func (k *checkCmd) Run(c *console) error {
 	if err != nil {
 		return err
 	}
-	if k.Repair && !rep.OK() {
-		if rep, err = core.Repair(ctx, r, progress); err != nil {
-			return err
-		}
-		progressDone(c)
-	}
 	if k.JSON {
 		raw, err := json.Marshal(rep)
 		if err != nil {

@@ -11,12 +11,17 @@ import (
 	"sync/atomic"
 	"time"
 
+	"permafrost/core"
+	"permafrost/core/format"
 	"permafrost/dax/client"
 )
 
 // startDemo starts the demo's program: a separate process that stores through
 // mappings, so that a freeze has something to hold.
-func startDemo(attach string) (*writerProcess, error) {
+func startDemo(ctx context.Context, fs *core.FS, attach string) (*writerProcess, error) {
+	if _, err := fs.Mkdir(ctx, format.RootIno, "demo", core.NewNode{Mode: 0o040755}); err != nil {
+		return nil, err
+	}
 	w, err := startChild("demo-writer", "--attach", attach)
 	if err != nil {
 		return nil, err
@@ -56,7 +61,7 @@ func (d *demoWriterCmd) Run(c *console) error {
 		{"/demo/heartbeat", 1, 100 * time.Millisecond, beat},
 	}
 	for _, j := range jobs {
-		m, err := conn.Map(ctx, client.MapOptions{Path: j.path, Length: int64(j.pages) * 4096, Writable: true, Create: true, Parents: true})
+		m, err := conn.Map(ctx, client.MapOptions{Path: j.path, Length: int64(j.pages) * 4096, Write: true, Create: true, Grow: true})
 		if err != nil {
 			return fmt.Errorf("map %s: %w", j.path, err)
 		}

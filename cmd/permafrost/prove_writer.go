@@ -88,7 +88,9 @@ func (w *proveWriterCmd) Run(c *console) error {
 	run.stop.Store(true)
 	run.threads.Wait()
 	// The mapping is let go before "done", so that all it stored is synced.
-	if err := m.Close(); err != nil {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	if err := m.Unmap(ctx); err != nil {
 		return err
 	}
 	c.printf("done\n")
@@ -103,7 +105,7 @@ func attachFile(socket, path string, length int64) (*client.Mapping, error) {
 	if err != nil {
 		return nil, err
 	}
-	return conn.Map(ctx, client.MapOptions{Path: path, Length: length, Writable: true, Create: true})
+	return conn.Map(ctx, client.MapOptions{Path: path, Length: length, Write: true, Create: true, Grow: true})
 }
 
 // writerRun is what the threads of one writer process share. Immutable but for

@@ -204,6 +204,9 @@ func freezeRow(f freeze.Record) store.Freeze {
 		Strategy: f.Strategy, Modes: f.Modes, LongestWaitUS: us(f.LongestWait), BlockedTotal: int64(f.BlockedTotal), ImageReads: int64(f.ImageReads),
 		WaitingFor: f.WaitingFor, Error: f.Error, Degraded: f.Degraded}
 	for _, h := range f.Holds {
+		if row.IdempotencyKey == "" {
+			row.IdempotencyKey = h.Key
+		}
 		row.Holds = append(row.Holds, store.Hold{Hold: h.ID, FreezeID: int64(h.FreezeID), Holder: h.Holder, Reason: h.Reason, Since: h.Since,
 			ExpiresAt: h.ExpiresAt, EndedAt: h.EndedAt, End: h.End, Renewals: h.Renewals, HasToken: h.HasToken})
 	}
@@ -240,7 +243,7 @@ func (a *appliance) pastFreezes(ctx context.Context) ([]freeze.PastHold, uint64)
 		past = append(past, freeze.PastHold{
 			Hold: freeze.Hold{ID: h.Hold.Hold, FreezeID: uint64(h.FreezeID), Holder: h.Holder, Reason: h.Reason, Since: h.Since,
 				ExpiresAt: h.ExpiresAt, Renewals: h.Renewals, EndedAt: h.EndedAt, End: h.End, HasToken: h.HasToken},
-			State: freeze.State(h.State), FrozenAt: h.FrozenAt, FreezeAt: h.RequestedAt, Reported: h.Reported, Key: h.IdempotencyKey,
+			State: freeze.State(h.State), FrozenAt: h.FrozenAt, FreezeAt: h.RequestedAt, Reported: h.Reported, Key: h.Key,
 		})
 	}
 	return past, uint64(newestID) + 1

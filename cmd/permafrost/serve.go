@@ -69,7 +69,7 @@ func (s *serveCmd) Run(c *console) error {
 	defer a.stop()
 	a.announce()
 	if s.Demo {
-		demo, err := startDemo(p.attach)
+		demo, err := startDemo(ctx, a.fs, p.attach)
 		if err != nil {
 			return err
 		}

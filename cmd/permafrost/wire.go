@@ -124,7 +124,7 @@ type wireMapping struct {
 
 type wireBlocked struct {
 	ID       uint64    `json:"id"`
-	Op       string    `json:"operation"`
+	Op       string    `json:"op"`
 	Ino      uint64    `json:"ino"`
 	Path     string    `json:"path"`
 	WayIn    string    `json:"way_in"`

@@ -18,6 +18,21 @@ const (
 	Complete               // all of that; the image is consistent and still
 )
 
+// String is the level's name, as REST and the ledger have it.
+func (l Level) String() string {
+	switch l {
+	case Unfrozen:
+		return "unfrozen"
+	case Write:
+		return "write"
+	case PageFault:
+		return "page_fault"
+	case FS:
+		return "fs"
+	}
+	return "complete"
+}
+
 // State is the life of one freeze.
 type State string
 
