@@ -18,9 +18,6 @@ type eventParams struct {
 	LastID string  `header:"Last-Event-ID" doc:"The last event that was seen; browsers send it when they reconnect."`
 }
 
-// keepAlive is how often a quiet stream says that it lives.
-const keepAlive = 15 * time.Second
-
 // replayBatch is how many events are read from the ledger at a time.
 const replayBatch = 500
 
@@ -55,7 +52,7 @@ func (s *Server) getEvents(w http.ResponseWriter, r *http.Request, p *eventParam
 	if err != nil {
 		return err
 	}
-	st := &eventStream{w: w, rc: http.NewResponseController(w), ledger: l, last: last, sub: sub, live: !replay}
+	st := &eventStream{w: w, rc: http.NewResponseController(w), ledger: l, last: last, sub: sub, live: !replay, keepAlive: s.limits.keepAlive}
 	defer func() { st.sub.Close() }()
 	if !replay {
 		st.last = sub.Start
@@ -104,6 +101,8 @@ type eventStream struct {
 	sub    *store.Subscription
 	last   int64 // id of the newest event sent, or after which the stream began
 	live   bool  // nothing is left to replay
+
+	keepAlive time.Duration
 }
 
 func (st *eventStream) header() {
@@ -120,7 +119,7 @@ func (st *eventStream) run(ctx context.Context, done <-chan struct{}) error {
 	if err := st.send(": permafrost events\n\n"); err != nil {
 		return err
 	}
-	tick := time.NewTicker(keepAlive)
+	tick := time.NewTicker(st.keepAlive)
 	defer tick.Stop()
 	for {
 		if !st.live {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"permafrost/core"
@@ -68,11 +69,42 @@ func (s *Server) fileChangeRoutes() {
 // passage is a change's way through the gate. Its first step is refused while
 // frozen, or waits as long as ?wait says; once through, later steps of the same
 // change wait for a thaw that comes between, as long as the requester stays
-// (R2: a freeze ends by its lease). Owned by one handler.
+// (R2: a freeze ends by its lease).
+//
+// It is the context of those steps: it behaves as first until a step succeeded
+// and as rest from then on, so that an upload, which keeps one context, pauses
+// at the gate in its middle.
 type passage struct {
-	first, rest context.Context
+	first, rest context.Context // immutable
 	cancel      context.CancelFunc
-	through     bool
+	through     atomic.Bool
+}
+
+// Deadline implements context.Context.
+func (p *passage) Deadline() (time.Time, bool) { return p.now().Deadline() }
+
+// Done implements context.Context.
+func (p *passage) Done() <-chan struct{} { return p.now().Done() }
+
+// Err implements context.Context.
+func (p *passage) Err() error { return p.now().Err() }
+
+// Value implements context.Context.
+func (p *passage) Value(key any) any { return p.now().Value(key) }
+
+func (p *passage) now() context.Context {
+	if p.through.Load() {
+		return p.rest
+	}
+	return p.first
+}
+
+// step notes how a step ended.
+func (p *passage) step(err error) error {
+	if err == nil {
+		p.through.Store(true)
+	}
+	return err
 }
 
 func (s *Server) passage(r *http.Request, op string, fp imagePath, wait time.Duration) (*passage, error) {
@@ -90,22 +122,6 @@ func (s *Server) passage(r *http.Request, op string, fp imagePath, wait time.Dur
 		p.first, p.cancel = context.WithTimeout(p.rest, wait)
 	}
 	return p, nil
-}
-
-// ctx is the context for the next step.
-func (p *passage) ctx() context.Context {
-	if p.through {
-		return p.rest
-	}
-	return p.first
-}
-
-// step notes how a step ended.
-func (p *passage) step(err error) error {
-	if err == nil {
-		p.through = true
-	}
-	return err
 }
 
 // durable waits until the change is durable (R3).
@@ -176,7 +192,7 @@ func (s *Server) patchFile(w http.ResponseWriter, r *http.Request, p *patchParam
 		if r.ContentLength > 0 {
 			return problem(kindBadParameter, "truncate= takes no body").with("parameter", "truncate")
 		}
-		err = pass.step(s.fs().Truncate(pass.ctx(), a.Ino, int64(*p.Truncate)))
+		err = pass.step(s.fs().Truncate(pass, a.Ino, int64(*p.Truncate)))
 	} else {
 		err = s.writeBodyAt(pass, r, a.Ino, int64(*p.Offset))
 	}
@@ -199,7 +215,7 @@ func (s *Server) writeBodyAt(pass *passage, r *http.Request, ino format.Ino, off
 	for {
 		n, end, rerr := readFull(r.Body, *buf)
 		if n > 0 {
-			m, err := s.fs().WriteAt(pass.ctx(), ino, (*buf)[:n], off)
+			m, err := s.fs().WriteAt(pass, ino, (*buf)[:n], off)
 			off += int64(m)
 			if pass.step(err) != nil {
 				return s.problemOf(err).with("written_bytes", off-start)
@@ -252,7 +268,7 @@ func (s *Server) renameFile(w http.ResponseWriter, r *http.Request, p *renamePar
 	if p.Replace {
 		mode = core.RenameReplace
 	}
-	if err := pass.step(s.fs().Rename(pass.ctx(), dir.Ino, fp.name(), ndir.Ino, to.name(), mode)); err != nil {
+	if err := pass.step(s.fs().Rename(pass, dir.Ino, fp.name(), ndir.Ino, to.name(), mode)); err != nil {
 		return err
 	}
 	if err := s.durable(pass); err != nil {
@@ -300,11 +316,11 @@ func (s *Server) deleteFile(w http.ResponseWriter, r *http.Request, p *deletePar
 	defer pass.cancel()
 	switch {
 	case !isDir(node.Mode):
-		err = pass.step(s.fs().Unlink(pass.ctx(), dir.Ino, fp.name()))
+		err = pass.step(s.fs().Unlink(pass, dir.Ino, fp.name()))
 	case p.Recursive:
 		err = s.removeTree(pass, branch{dir.Ino, fp.name(), node.Ino})
 	default:
-		err = pass.step(s.fs().Rmdir(pass.ctx(), dir.Ino, fp.name()))
+		err = pass.step(s.fs().Rmdir(pass, dir.Ino, fp.name()))
 	}
 	if err == nil {
 		err = s.durable(pass)
@@ -334,7 +350,7 @@ func (s *Server) removeTree(pass *passage, top branch) error {
 			return err
 		}
 		if len(entries) == 0 {
-			err := pass.step(s.fs().Rmdir(pass.ctx(), b.parent, b.name))
+			err := pass.step(s.fs().Rmdir(pass, b.parent, b.name))
 			if err != nil && !errors.Is(err, core.ErrNotFound) && !errors.Is(err, core.ErrNotEmpty) {
 				return err
 			}
@@ -347,7 +363,7 @@ func (s *Server) removeTree(pass *passage, top branch) error {
 				stack = append(stack, branch{b.ino, e.Name, e.Ino})
 				break
 			}
-			if err := pass.step(s.fs().Unlink(pass.ctx(), b.ino, e.Name)); err != nil && !errors.Is(err, core.ErrNotFound) {
+			if err := pass.step(s.fs().Unlink(pass, b.ino, e.Name)); err != nil && !errors.Is(err, core.ErrNotFound) {
 				return err
 			}
 		}

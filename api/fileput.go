@@ -115,19 +115,19 @@ func (s *Server) upload(w http.ResponseWriter, r *http.Request, pass *passage, f
 	if err != nil {
 		return err
 	}
-	up, err := s.fs().NewUpload(pass.ctx(), node)
+	up, err := s.fs().NewUpload(pass, node)
 	if pass.step(err) != nil {
 		return err
 	}
 	defer func() { _ = up.Close() }() // after Commit it has nothing left to drop
-	if _, err := up.ReadFrom(pass.ctx(), source{r.Body}); err != nil {
+	if _, err := up.ReadFrom(source{r.Body}); err != nil {
 		var src *sourceError
 		if errors.As(err, &src) {
 			return bodyProblem(src.err)
 		}
 		return err
 	}
-	a, replaced, err := up.Commit(pass.ctx(), dir.Ino, fp.name(), func(old *core.Attr) error {
+	a, replaced, err := up.Commit(pass, dir.Ino, fp.name(), func(old *core.Attr) error {
 		if old == nil {
 			return conds.check(nil, "")
 		}
@@ -190,7 +190,7 @@ func (s *Server) putDirectory(w http.ResponseWriter, r *http.Request, pass *pass
 	if err := conditionsOf(r).check(nil, ""); err != nil {
 		return err
 	}
-	if _, err := s.fs().Mkdir(pass.ctx(), dir.Ino, fp.name(), newNode(r, modeDir|0o755)); pass.step(err) != nil {
+	if _, err := s.fs().Mkdir(pass, dir.Ino, fp.name(), newNode(r, modeDir|0o755)); pass.step(err) != nil {
 		return err
 	}
 	if err := s.durable(pass); err != nil {
@@ -215,7 +215,7 @@ func (s *Server) stepInto(pass *passage, r *http.Request, dir core.Attr, fp imag
 	if !errors.Is(err, core.ErrNotFound) {
 		return next, err
 	}
-	next, err = s.fs().Mkdir(pass.ctx(), dir.Ino, fp.name(), newNode(r, modeDir|0o755))
+	next, err = s.fs().Mkdir(pass, dir.Ino, fp.name(), newNode(r, modeDir|0o755))
 	if errors.Is(err, core.ErrExists) { // somebody was quicker
 		return s.resolveDir(pass.rest, fp)
 	}

@@ -11,15 +11,23 @@ import (
 	"time"
 )
 
-// Limits of progress (R2). A peer that moves fewer bytes than this is cut off;
-// time spent waiting at a gate or on the media does not count.
+// limits bound how long peers may take (R2). A peer that moves fewer bytes than
+// this is cut off; time spent waiting at a gate or on the media does not count.
+// Immutable.
+type limits struct {
+	bodyIdle  time.Duration // longest pause inside a body
+	bodyGrace time.Duration // for any body, beside its rate
+	writeIdle time.Duration // longest wait for a reader that takes nothing
+	drain     time.Duration // for the rest of a body that nobody wants
+	keepAlive time.Duration // between signs of life of a quiet event stream
+}
+
+var defaultLimits = limits{bodyIdle: 30 * time.Second, bodyGrace: 30 * time.Second, writeIdle: 60 * time.Second,
+	drain: 2 * time.Second, keepAlive: 15 * time.Second}
+
 const (
-	bodyIdle     = 30 * time.Second // longest pause inside a body
-	bodyGrace    = 30 * time.Second // for any body, beside its rate
-	bodyMinRate  = 1 << 10          // bytes a second, over the whole body
-	writeIdle    = 60 * time.Second // longest wait for a reader that takes nothing
-	drainTimeout = 2 * time.Second  // for the rest of a body that nobody wants
-	copyChunk    = 1 << 20          // bytes copied at a time by ReadFrom
+	bodyMinRate = 1 << 10 // bytes a second, over a whole body
+	copyChunk   = 1 << 20 // bytes copied at a time by ReadFrom
 )
 
 // errSlowBody is a body that came too slowly.
@@ -30,6 +38,7 @@ var errSlowBody = errors.New("the request body came too slowly")
 type progressBody struct {
 	io.ReadCloser
 	rc    *http.ResponseController
+	lim   *limits
 	total int64         // bytes so far
 	spent time.Duration // inside reads
 	ended bool          // EOF or an error was seen
@@ -38,12 +47,12 @@ type progressBody struct {
 // Read implements io.Reader.
 func (b *progressBody) Read(p []byte) (int, error) {
 	start := time.Now()
-	budget := bodyGrace + time.Duration(b.total/bodyMinRate)*time.Second - b.spent
+	budget := b.lim.bodyGrace + time.Duration(b.total/bodyMinRate)*time.Second - b.spent
 	if budget <= 0 {
 		b.ended = true
 		return 0, errSlowBody
 	}
-	_ = b.rc.SetReadDeadline(start.Add(min(budget, bodyIdle)))
+	_ = b.rc.SetReadDeadline(start.Add(min(budget, b.lim.bodyIdle)))
 	n, err := b.ReadCloser.Read(p)
 	b.total += int64(n)
 	b.spent += time.Since(start)
@@ -62,7 +71,7 @@ func (b *progressBody) Read(p []byte) (int, error) {
 // finish bounds the server's own reading of what is left of the body.
 func (b *progressBody) finish() {
 	if !b.ended {
-		_ = b.rc.SetReadDeadline(time.Now().Add(drainTimeout))
+		_ = b.rc.SetReadDeadline(time.Now().Add(b.lim.drain))
 	}
 }
 
@@ -82,11 +91,11 @@ func bodyProblem(err error) error {
 }
 
 // sourceError marks an error of a request body, to tell it from an error of the
-// file system it is copied into.
+// file system it is copied into. It does not unwrap: a body that broke off is
+// io.ErrUnexpectedEOF, which readers of chunks take for a short last chunk.
 type sourceError struct{ err error }
 
 func (e *sourceError) Error() string { return e.err.Error() }
-func (e *sourceError) Unwrap() error { return e.err }
 
 // source is a body whose errors are marked.
 type source struct{ r io.Reader }
@@ -104,6 +113,7 @@ func (s source) Read(p []byte) (int, error) {
 type progressWriter struct {
 	http.ResponseWriter
 	rc     *http.ResponseController
+	lim    *limits
 	status int   // 0 until the header is written
 	bytes  int64 // of body
 }
@@ -169,15 +179,15 @@ func (w *progressWriter) ReadFrom(src io.Reader) (total int64, err error) {
 	}
 }
 
-func (w *progressWriter) extend() { _ = w.rc.SetWriteDeadline(time.Now().Add(writeIdle)) }
+func (w *progressWriter) extend() { _ = w.rc.SetWriteDeadline(time.Now().Add(w.lim.writeIdle)) }
 
 // withProgress puts both deadlines around a handler.
-func withProgress(next http.Handler) http.Handler {
+func (s *Server) withProgress(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rc := http.NewResponseController(w)
-		pw := &progressWriter{ResponseWriter: w, rc: rc}
+		pw := &progressWriter{ResponseWriter: w, rc: rc, lim: &s.limits}
 		if r.Body != nil && r.Body != http.NoBody {
-			body := &progressBody{ReadCloser: r.Body, rc: rc}
+			body := &progressBody{ReadCloser: r.Body, rc: rc, lim: &s.limits}
 			r.Body = body
 			defer body.finish()
 		}

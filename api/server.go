@@ -77,6 +77,7 @@ type Server struct {
 	openapi []byte           // immutable after New: doc rendered
 	metrics *metrics         // immutable
 	started time.Time        // immutable
+	limits  limits           // immutable once it serves
 
 	fsys    atomic.Pointer[core.FS] // nil until mounted
 	done    chan struct{}           // closed by Close: streams end
@@ -99,7 +100,7 @@ func New(o Options) (*Server, error) {
 		o.MaxStreams = 256
 	}
 	s := &Server{opt: o, log: o.Logger, now: o.Now, router: chi.NewRouter(), doc: newDocument(o.Version),
-		started: o.Now(), done: make(chan struct{})}
+		started: o.Now(), limits: defaultLimits, done: make(chan struct{})}
 	if o.FS != nil {
 		s.fsys.Store(o.FS)
 	}
@@ -111,7 +112,7 @@ func New(o Options) (*Server, error) {
 	if s.openapi, err = s.render(); err != nil {
 		return nil, err
 	}
-	s.handler = withProgress(withHeaders(s.withHosts(s.withSameSite(s.router))))
+	s.handler = s.withProgress(withHeaders(s.withHosts(s.withSameSite(s.router))))
 	return s, nil
 }
 
