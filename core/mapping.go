@@ -1,0 +1,323 @@
+package core
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sort"
+	"sync/atomic"
+	"time"
+
+	"permafrost/core/format"
+	"permafrost/core/freeze"
+)
+
+// Mapping is a program's shared mapping of part of a file. Its blocks stay
+// where they are while it lives.
+type Mapping struct {
+	fs       *FS       // immutable
+	id       uint64    // immutable
+	in       *inode    // immutable; pinned until the mapping ends
+	writable bool      // immutable
+	wayIn    string    // immutable
+	process  Process   // immutable
+	prot     Protector // immutable; nil if read-only
+	since    time.Time // immutable
+
+	ranges  atomic.Pointer[[]PageRun] // ascending, not touching; replaced with pages.mapsMu held; nil: ended
+	granted atomic.Uint64             // pages un-protected since the last protection: an upper bound
+}
+
+// ID numbers the mapping; numbers are not used twice by one mount.
+func (m *Mapping) ID() uint64 { return m.id }
+
+// Ino is the mapped inode.
+func (m *Mapping) Ino() format.Ino { return m.in.ino }
+
+// Map allocates and zeroes the range durably (writable), pins its blocks and
+// the inode, and registers the mapping with the inode's dirty tracking. A range
+// that has all its blocks is mapped even while frozen: nothing of the image
+// changes.
+//
+// Errors: ErrInvalid for a range that is empty, not page-aligned or past the
+// end of the file; ErrTooBig past 16 TiB; else as Fallocate.
+func (fs *FS) Map(ctx context.Context, ino format.Ino, r MapRequest) (*Mapping, []Extent, error) {
+	if err := checkRange(r); err != nil {
+		return nil, nil, fmt.Errorf("map inode %d: %w", ino, err)
+	}
+	in, err := fs.get(ino)
+	if err != nil {
+		return nil, nil, err
+	}
+	m, exts, gen, err := fs.mapRange(ctx, in, r)
+	if err != nil {
+		fs.put(in)
+		return nil, nil, fmt.Errorf("map %d bytes at %d of inode %d: %w", r.Length, r.Offset, ino, err)
+	}
+	if !fs.opt.ReadOnly {
+		if err := fs.store.WaitDurable(ctx, gen); err != nil {
+			if fs.endMapping(m) {
+				fs.put(in)
+			}
+			return nil, nil, fmt.Errorf("map inode %d: %w", ino, fs.waitError(err))
+		}
+	}
+	fs.emitMap(m, false)
+	return m, exts, nil
+}
+
+func checkRange(r MapRequest) error {
+	switch {
+	case r.Offset < 0 || r.Length <= 0 || r.Offset%format.PageSize != 0 || r.Length%format.PageSize != 0:
+		return fmt.Errorf("%d bytes at %d: offset and length must be multiples of %d: %w", r.Length, r.Offset, format.PageSize, ErrInvalid)
+	case r.Length > int64(maxMappedPage)*format.PageSize-r.Offset:
+		return fmt.Errorf("%d bytes at %d: past 16 TiB: %w", r.Length, r.Offset, ErrTooBig)
+	case r.Writable && r.Protector == nil:
+		return fmt.Errorf("a writable mapping needs a protector: %w", ErrInvalid)
+	}
+	return nil
+}
+
+// mapRange allocates a chunk at a time, a pass of the gate each, until it finds
+// the range whole under the inode's lock; there it registers the mapping, and
+// from then on the blocks are pinned.
+func (fs *FS) mapRange(ctx context.Context, in *inode, r MapRequest) (*Mapping, []Extent, format.Generation, error) {
+	first, end := pageOf(r.Offset), pageOf(r.Offset+r.Length)
+	for {
+		m, exts, hole, err := fs.tryMap(in, r, first, end)
+		if err != nil {
+			return nil, nil, 0, err
+		}
+		if m != nil {
+			in.mu.RLock()
+			gen := in.a.Gen
+			in.mu.RUnlock()
+			return m, exts, gen, nil
+		}
+		if err := fs.mapAllocate(ctx, in, r, hole, end); err != nil {
+			return nil, nil, 0, err
+		}
+	}
+}
+
+// tryMap registers the mapping if nothing is missing; otherwise it names the
+// first page that is.
+func (fs *FS) tryMap(in *inode, r MapRequest, first, end format.Page) (*Mapping, []Extent, format.Page, error) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if err := in.fileLocked(); err != nil {
+		return nil, nil, 0, err
+	}
+	if pagesUp(in.sizeLocked()) < end {
+		if !r.Writable || !r.Grow {
+			return nil, nil, 0, fmt.Errorf("the file has %d bytes: %w", in.sizeLocked(), ErrInvalid)
+		}
+		return nil, nil, max(first, pagesUp(in.sizeLocked())), nil
+	}
+	exts, err := fs.extentsLocked(in, first, end, int(end-first))
+	if err != nil {
+		return nil, nil, 0, err
+	}
+	if r.Writable {
+		at := first
+		for _, e := range exts {
+			if e.Page != at {
+				break
+			}
+			at = e.end()
+		}
+		if at < end {
+			return nil, nil, at, nil
+		}
+	}
+	m := fs.register(in, r, []PageRun{{First: first, Count: uint64(end - first)}})
+	return m, exts, 0, nil
+}
+
+// mapAllocate fills the hole that begins at a page, up to a chunk of it, and
+// grows the file over what was filled.
+func (fs *FS) mapAllocate(ctx context.Context, in *inode, r MapRequest, hole, end format.Page) error {
+	pass, err := fs.enterWrite(ctx, freeze.OpMap, in.ino)
+	if err != nil {
+		return err
+	}
+	defer pass.Exit()
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if err := in.fileLocked(); err != nil {
+		return err
+	}
+	end = min(end, hole+maxAllocate)
+	if _, err := fs.allocateLocked(in, hole, end); err != nil {
+		return err
+	}
+	if size := int64(end) * format.PageSize; r.Grow && size > in.sizeLocked() {
+		return fs.growLocked(in, size)
+	}
+	return nil
+}
+
+// register makes the mapping known. It takes over the caller's pin.
+func (fs *FS) register(in *inode, r MapRequest, ranges []PageRun) *Mapping {
+	m := &Mapping{fs: fs, id: fs.nextMapping.Add(1), in: in, writable: r.Writable,
+		wayIn: r.WayIn, process: r.Process, prot: r.Protector, since: time.Now()}
+	m.ranges.Store(&ranges)
+	pg := in.pages.Load()
+	for pg == nil {
+		in.pages.CompareAndSwap(nil, newPages())
+		pg = in.pages.Load()
+	}
+	pg.mapsMu.Lock()
+	list := append(slices.Clip(pg.mappings()), m)
+	pg.maps.Store(&list)
+	pg.mapsMu.Unlock()
+	fs.mappings.mu.Lock()
+	fs.mappings.m[m.id] = m
+	fs.mappings.mu.Unlock()
+	return m
+}
+
+// AdoptMapping registers a mapping that survived a restart, with the pages
+// that are written now; it passes no gate and allocates nothing. Extents that
+// are missing now are not among those returned.
+//
+// Errors: ErrStale, ErrInvalid, ErrIO.
+func (fs *FS) AdoptMapping(ino format.Ino, r MapRequest, written []PageRun) (*Mapping, []Extent, error) {
+	if err := checkRange(r); err != nil {
+		return nil, nil, fmt.Errorf("adopt a mapping of inode %d: %w", ino, err)
+	}
+	in, err := fs.get(ino)
+	if err != nil {
+		return nil, nil, err
+	}
+	first, end := pageOf(r.Offset), pageOf(r.Offset+r.Length)
+	in.mu.Lock()
+	err = in.fileLocked()
+	var exts []Extent
+	if err == nil {
+		exts, err = fs.extentsLocked(in, first, end, int(end-first))
+	}
+	if err != nil {
+		in.mu.Unlock()
+		fs.put(in)
+		return nil, nil, fmt.Errorf("adopt a mapping of inode %d: %w", ino, err)
+	}
+	ranges := []PageRun{{First: first, Count: uint64(end - first)}}
+	m := fs.register(in, r, ranges)
+	in.mu.Unlock()
+	written = clipRuns(sortRuns(written), ranges)
+	if len(written) > 0 {
+		now := time.Now()
+		pg := in.pages.Load()
+		pg.mu.Lock()
+		for _, w := range written {
+			fs.tagLocked(in, pg, w, now)
+		}
+		pg.mu.Unlock()
+		m.granted.Add(countPages(written))
+	}
+	fs.emitMap(m, false)
+	return m, exts, nil
+}
+
+// SetRanges tells core which pages are still mapped after an unmap or remap;
+// nil ends the mapping. Dirty pages are synced in the background (fsync at
+// unmap). No lock of core or of the client's events may be held.
+func (m *Mapping) SetRanges(runs []PageRun) {
+	if len(runs) == 0 {
+		if m.fs.endMapping(m) {
+			m.fs.unmapped.add(m.in)
+		}
+		return
+	}
+	runs = sortRuns(runs)
+	pg := m.in.pages.Load()
+	pg.mapsMu.Lock()
+	defer pg.mapsMu.Unlock()
+	if m.ranges.Load() == nil {
+		return
+	}
+	m.ranges.Store(&runs)
+	if pg.listed.Load() {
+		m.in.refs.Add(1)
+		m.fs.unmapped.add(m.in)
+	}
+}
+
+// sortRuns orders runs and joins those that touch; the argument is left alone.
+func sortRuns(runs []PageRun) []PageRun {
+	runs = slices.Clone(runs)
+	sort.Slice(runs, func(i, j int) bool { return runs[i].First < runs[j].First })
+	out := runs[:0]
+	for _, r := range runs {
+		switch n := len(out); {
+		case r.Count == 0:
+		case n > 0 && r.First <= out[n-1].end():
+			out[n-1].Count = uint64(max(out[n-1].end(), r.end()) - out[n-1].First)
+		default:
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// Unmap ends the mapping: its dirty pages are flushed, its inode released.
+// While frozen nothing is dirty, so that it does not wait for the thaw. An
+// error is of the flush; the mapping has ended all the same.
+func (m *Mapping) Unmap(ctx context.Context) error {
+	m.in.refs.Add(1)
+	defer m.fs.put(m.in)
+	if !m.fs.endMapping(m) {
+		return nil // it has ended before
+	}
+	defer m.fs.put(m.in) // the mapping's own pin
+	if pg := m.in.pages.Load(); !pg.listed.Load() {
+		return nil
+	}
+	_, err := m.fs.fsync(ctx, m.in, 0, maxPage, "unmap")
+	return err
+}
+
+// endMapping takes the mapping out of all tables, once; the caller gets its pin.
+func (fs *FS) endMapping(m *Mapping) bool {
+	pg := m.in.pages.Load()
+	last := m.info() // while it has ranges
+	pg.mapsMu.Lock()
+	if m.ranges.Load() == nil {
+		pg.mapsMu.Unlock()
+		return false
+	}
+	m.ranges.Store(nil)
+	list := slices.DeleteFunc(slices.Clone(pg.mappings()), func(o *Mapping) bool { return o == m })
+	pg.maps.Store(&list)
+	pg.mapsMu.Unlock()
+	fs.mappings.mu.Lock()
+	delete(fs.mappings.m, m.id)
+	fs.mappings.mu.Unlock()
+	fs.emitMapInfo(last, true)
+	return true
+}
+
+// mappedWithin reports whether any mapping covers a page of [first, end). The
+// inode's lock keeps the answer true: mappings are made under it.
+func (in *inode) mappedWithin(first, end format.Page) bool {
+	pg := in.pages.Load()
+	if pg == nil {
+		return false
+	}
+	for _, m := range pg.mappings() {
+		if ranges := m.ranges.Load(); ranges != nil {
+			for _, r := range *ranges {
+				if r.First < end && r.end() > first {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+func (in *inode) mappedBeyond(p format.Page) bool { return in.mappedWithin(p, maxPage) }
+
+// mapped reports whether the inode has mappings.
+func (in *inode) mapped() bool { return in.mappedWithin(0, maxPage) }

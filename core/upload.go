@@ -1,0 +1,201 @@
+package core
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"permafrost/core/format"
+	"permafrost/core/freeze"
+)
+
+// Upload is a file in the making: an inode without a name that Commit puts in
+// place of a name at once, so that readers see old or new. Close without Commit
+// drops it; so does a crash. It is used by one goroutine at a time.
+type Upload struct {
+	fs   *FS             // immutable
+	ctx  context.Context // immutable: the request's; ends waits at the gate
+	in   *inode          // immutable; pinned until Close
+	size int64           // written so far
+	once sync.Once       // Close
+}
+
+// Precondition is checked under the directory's lock at Commit; old is nil if
+// the name is free.
+type Precondition func(old *Attr) error
+
+// NewUpload makes the inode. ctx holds for the whole upload.
+//
+// Errors: as Create.
+func (fs *FS) NewUpload(ctx context.Context, n NewNode) (*Upload, error) {
+	if n.Mode&format.TypeMask == 0 {
+		n.Mode |= format.TypeRegular
+	}
+	if n.Mode&format.TypeMask != format.TypeRegular || n.Mode>>16 != 0 {
+		return nil, fmt.Errorf("upload: mode %#o is not that of a regular file: %w", n.Mode, ErrInvalid)
+	}
+	pass, err := fs.enterWrite(ctx, freeze.OpUpload, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer pass.Exit()
+	t, err := fs.begin(3, 0, false)
+	if err != nil {
+		return nil, fmt.Errorf("upload: %w", err)
+	}
+	in := t.newInode(n)
+	t.putInode(in)
+	t.orphan(in)
+	fs.adopt(in)
+	if err := t.end(); err != nil {
+		fs.put(in)
+		return nil, fmt.Errorf("upload: %w", err)
+	}
+	fs.ops.count(freeze.OpUpload)
+	return &Upload{fs: fs, ctx: ctx, in: in}, nil
+}
+
+// ReadFrom appends what r has, a chunk at a time: it is read into memory first
+// and then passes the gate, so that a slow sender never holds it.
+//
+// Errors: r's, and those of WriteAt.
+func (u *Upload) ReadFrom(r io.Reader) (int64, error) {
+	buf := make([]byte, chunkSize)
+	total := int64(0)
+	for {
+		n, rerr := io.ReadFull(r, buf)
+		if n > 0 {
+			m, err := u.fs.WriteAt(u.ctx, u.in.ino, buf[:n], u.size)
+			u.size += int64(m)
+			total += int64(m)
+			if err != nil {
+				return total, err
+			}
+		}
+		switch {
+		case rerr == io.EOF || errors.Is(rerr, io.ErrUnexpectedEOF):
+			return total, nil
+		case rerr != nil:
+			return total, rerr
+		}
+	}
+}
+
+// Ino is the number of the inode in the making.
+func (u *Upload) Ino() format.Ino { return u.in.ino }
+
+// Commit gives the file its name, in place of what had it.
+//
+// Errors: pre's; ErrIsDir when the name is a directory's; else as Create.
+func (u *Upload) Commit(ctx context.Context, dir format.Ino, name string, pre Precondition) (a Attr, replaced bool, err error) {
+	if err := checkName(name); err != nil {
+		return Attr{}, false, fmt.Errorf("upload: %w", err)
+	}
+	fs := u.fs
+	pass, err := fs.enterWrite(ctx, freeze.OpUpload, dir)
+	if err != nil {
+		return Attr{}, false, err
+	}
+	defer pass.Exit()
+	d, err := fs.get(dir)
+	if err != nil {
+		return Attr{}, false, err
+	}
+	defer fs.put(d)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.dirLocked(); err != nil {
+		return Attr{}, false, err
+	}
+	if d.a.Nlink == 0 {
+		return Attr{}, false, fmt.Errorf("directory %d was removed: %w", dir, ErrNotFound)
+	}
+	e, err := fs.findName(dir, name)
+	switch {
+	case err != nil:
+		return Attr{}, false, err
+	case e.cookie == 0:
+		return Attr{}, false, fmt.Errorf("%q in directory %d: too many names of one hash: %w", name, dir, ErrNoSpace)
+	case e.typ == format.TypeDir:
+		return Attr{}, false, fmt.Errorf("%q: %w", name, ErrIsDir)
+	}
+	var old *inode
+	if e.ino != 0 {
+		if old, err = fs.get(e.ino); err != nil {
+			return Attr{}, false, err
+		}
+		defer fs.put(old)
+	}
+	unlock := lockPair(u.in, old)
+	defer unlock()
+	if a, err = u.commitLocked(d, old, e.cookie, name, pre); err != nil {
+		return Attr{}, false, fmt.Errorf("upload %q: %w", name, err)
+	}
+	return a, old != nil, nil
+}
+
+// lockPair locks one or two inodes that are not directories, by number.
+func lockPair(a, b *inode) (unlock func()) {
+	if b == nil {
+		a.mu.Lock()
+		return a.mu.Unlock
+	}
+	if b.ino < a.ino {
+		a, b = b, a
+	}
+	a.mu.Lock()
+	b.mu.Lock()
+	return func() {
+		b.mu.Unlock()
+		a.mu.Unlock()
+	}
+}
+
+func (u *Upload) commitLocked(d, old *inode, cookie uint64, name string, pre Precondition) (Attr, error) {
+	fs := u.fs
+	if err := u.in.aliveLocked(); err != nil {
+		return Attr{}, err
+	}
+	if u.in.a.Nlink != 0 {
+		return Attr{}, fmt.Errorf("it was committed before: %w", ErrInvalid)
+	}
+	if pre != nil {
+		var was *Attr
+		if old != nil {
+			a := old.attrLocked()
+			was = &a
+		}
+		if err := pre(was); err != nil {
+			return Attr{}, err
+		}
+	}
+	t, err := fs.begin(recordsToDrop+4, 0, false)
+	if err != nil {
+		return Attr{}, err
+	}
+	now := nowNS()
+	if old != nil {
+		t.dropName(d, cookie, old, now)
+		if err := t.dropLink(old, format.Link{Parent: d.ino, Cookie: cookie}, now); err != nil {
+			t.fail(err)
+		}
+	}
+	u.in.a.Parent, u.in.a.Cookie, u.in.a.Nlink = d.ino, cookie, 1
+	t.addName(d, cookie, name, u.in, now)
+	t.stamp(u.in, now)
+	t.del(key(format.OrphanIno, format.KindOrphan, uint64(u.in.ino)))
+	u.in.unset(flagOrphan)
+	fs.reaper.pending.Add(-1)
+	if err := t.end(); err != nil {
+		return Attr{}, err
+	}
+	return u.in.attrLocked(), nil
+}
+
+// Close ends the upload; without Commit the file is gone.
+func (u *Upload) Close() error {
+	u.once.Do(func() { u.fs.put(u.in) })
+	return nil
+}
