@@ -2,9 +2,7 @@ package dax
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -94,7 +92,10 @@ func (m *member) serve() {
 			m.work()
 		}
 		if err != nil || gone {
-			if err != nil && !errors.Is(err, os.ErrClosed) {
+			m.c.evMu.Lock()
+			gone = m.gone // then the descriptor was closed under us
+			m.c.evMu.Unlock()
+			if !gone {
 				m.c.srv.log.Error("attach: cannot wait for events", "error", err)
 			}
 			return

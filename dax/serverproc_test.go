@@ -1,0 +1,5 @@
+package dax
+
+const serverArg = "attach-test-server"
+
+func serverMain([]string) int { return 2 }
