@@ -62,10 +62,6 @@ func New(o Options) (*UI, error) {
 	return u, nil
 }
 
-// Notify says that something changed (a freeze, a hold, a sample): open tabs
-// are brought up to date at once instead of at the hub's next look. It never blocks.
-func (u *UI) Notify() { u.hub.notify() }
-
 // Close ends every event stream and refuses new ones, so that a server's
 // Shutdown is not kept waiting by open tabs.
 func (u *UI) Close() { u.hub.close() }
