@@ -41,7 +41,7 @@ type progressBody struct {
 	lim   *limits
 	total int64         // bytes so far
 	spent time.Duration // inside reads
-	ended bool          // EOF or an error was seen
+	ended bool          // EOF was seen
 }
 
 // Read implements io.Reader.
@@ -49,7 +49,6 @@ func (b *progressBody) Read(p []byte) (int, error) {
 	start := time.Now()
 	budget := b.lim.bodyGrace + time.Duration(b.total/bodyMinRate)*time.Second - b.spent
 	if budget <= 0 {
-		b.ended = true
 		return 0, errSlowBody
 	}
 	_ = b.rc.SetReadDeadline(start.Add(min(budget, b.lim.bodyIdle)))
@@ -59,11 +58,11 @@ func (b *progressBody) Read(p []byte) (int, error) {
 	// The deadline must not outlive the read: the server watches for the
 	// requester's leaving with a read of its own, which it would break.
 	_ = b.rc.SetReadDeadline(time.Time{})
-	if err != nil {
+	switch {
+	case err == io.EOF:
 		b.ended = true
-		if isTimeout(err) {
-			err = errSlowBody
-		}
+	case err != nil && isTimeout(err):
+		err = errSlowBody
 	}
 	return n, err
 }
