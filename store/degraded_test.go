@@ -138,6 +138,29 @@ func TestIntentGivesUpInTime(t *testing.T) {
 	}
 }
 
+// TestIntentGivenUpInTheLaneIsKept has the writer busy with another intent.
+func TestIntentGivenUpInTheLaneIsKept(t *testing.T) {
+	l := newTestLedger(t)
+	release := lockOut(t, l.Path())
+	busy := make(chan error, 1)
+	go func() { busy <- l.Intent(context.Background(), openFreeze(1)) }()
+	time.Sleep(20 * time.Millisecond)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+	defer cancel()
+	if err := l.Intent(ctx, openFreeze(2)); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("intent: %v", err)
+	}
+	if f := must(l.Freeze(patient(t), 2))(t); f.State != "frozen" {
+		t.Errorf("%+v", f)
+	}
+	<-busy
+	release()
+	mustFlush(t, l)
+	if s := l.Stats(); s.Freezes != 2 {
+		t.Errorf("%+v", s)
+	}
+}
+
 func TestFullDiskDegradesAndRecovers(t *testing.T) {
 	dir := smallDisk(t, "size=1500k")
 	o := quick()
@@ -154,14 +177,14 @@ func TestFullDiskDegradesAndRecovers(t *testing.T) {
 		t.Fatalf("the disk is not full: %v", err)
 	}
 	want := 0
-	for range 40 {
+	for i := range 40 {
 		var rows []FoundInode
 		for range 50 {
 			rows = append(rows, FoundInode{FreezeID: 1, Ino: 3, Path: strings.Repeat("x", 100), FoundAt: t0})
 		}
 		want += len(rows)
 		l.RecordFound(rows)
-		if err := l.RecordEvent(LedgerEvent{At: t0, Kind: "dirtied"}); err != nil {
+		if err := l.RecordEvent(event(i)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -180,13 +203,19 @@ func TestFullDiskDegradesAndRecovers(t *testing.T) {
 		t.Errorf("nothing waits: %+v", s)
 	}
 	live := 0
+	shown := map[string]int64{}
 	for len(sub.C) > 0 {
-		if e := <-sub.C; e.ID == 0 {
+		e := <-sub.C
+		if _, again := shown[string(e.Data)]; again {
+			t.Errorf("L5: event %s was shown twice", e.Data)
+		}
+		shown[string(e.Data)] = e.ID
+		if e.ID == 0 {
 			live++
 		}
 	}
-	if live == 0 {
-		t.Error("L5: no event was shown while degraded")
+	if live == 0 || len(shown) != 40 {
+		t.Errorf("L5: %d events shown, %d of them before they were written", len(shown), live)
 	}
 	os.Remove(filler)
 	// The disk of this test stays too small for all of it: make it larger.
@@ -204,6 +233,14 @@ func TestFullDiskDegradesAndRecovers(t *testing.T) {
 	evs := must(l.EventsAfter(ctx, 0, 1000))(t)
 	if len(evs) != 40 || evs[0].ID == 0 {
 		t.Errorf("%d events", len(evs))
+	}
+	for _, e := range evs {
+		if id := shown[string(e.Data)]; id != 0 && id != e.ID {
+			t.Errorf("L5: event %s was shown as %d and written as %d", e.Data, id, e.ID)
+		}
+	}
+	if len(sub.C) != 0 {
+		t.Errorf("L5: %d events were shown again when they were written", len(sub.C))
 	}
 }
 
@@ -283,6 +320,37 @@ func TestRemovedFileIsNoticed(t *testing.T) {
 	}
 	if _, err := os.Stat(l.Path()); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestReopenKeepsOwnFreezes opens the same file again while a freeze of this
+// life is in it (L8: only earlier lives are interrupted).
+func TestReopenKeepsOwnFreezes(t *testing.T) {
+	o := quick()
+	o.RetryMin, o.RetryMax = 200*time.Millisecond, 200*time.Millisecond
+	l := mustOpen(t, filepath.Join(shm(t), "ledger.db"), o)
+	ctx := patient(t)
+	if err := l.Intent(ctx, openFreeze(1)); err != nil {
+		t.Fatal(err)
+	}
+	first := l.conn
+	if err := os.Rename(l.Path(), l.Path()+".away"); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Intent(ctx, openFreeze(2)); !errors.Is(err, ErrReplaced) {
+		t.Fatalf("intent: %v", err)
+	}
+	if err := os.Rename(l.Path()+".away", l.Path()); err != nil {
+		t.Fatal(err)
+	}
+	waitHealth(t, l, OK)
+	if l.conn == first {
+		t.Fatal("the file was not opened again")
+	}
+	for id := int64(1); id <= 2; id++ {
+		if f := must(l.Freeze(ctx, id))(t); f.State != "frozen" {
+			t.Errorf("freeze %d is %s", id, f.State)
+		}
 	}
 }
 

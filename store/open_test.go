@@ -156,6 +156,30 @@ func TestOpenDamaged(t *testing.T) {
 	}
 }
 
+// TestQuietDamageIsFound spoils one page that opening does not read otherwise.
+func TestQuietDamageIsFound(t *testing.T) {
+	path := filepath.Join(shm(t), "ledger.db")
+	l := mustOpen(t, path, quick())
+	for id := int64(1); id <= 20; id++ {
+		l.RecordFreeze(fullFreeze(id))
+	}
+	mustFlush(t, l)
+	var page int64
+	if err := l.conn.r.QueryRow("SELECT rootpage FROM sqlite_schema WHERE name = 'phases'").Scan(&page); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Close(patient(t)); err != nil {
+		t.Fatal(err)
+	}
+	f := must(os.OpenFile(path, os.O_RDWR, 0))(t)
+	if _, err := f.WriteAt(make([]byte, 512), (page-1)*4096); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	_, err := Open(patient(t), path, quick())
+	wantError(t, err, ErrDamaged, "-wal and -shm")
+}
+
 // TestOddNames opens files whose names mean something in a URI.
 func TestOddNames(t *testing.T) {
 	for _, name := range []string{"a?mode=memory", "b#c", "d%41", "e f", "g&h=i", "ü"} {

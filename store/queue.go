@@ -204,12 +204,12 @@ func (q *queue) setLive(live bool) {
 
 // take gives the writer the oldest records of all kinds, at most maxRows rows
 // but at least one record, in order of arrival. They stay the queue's batch
-// until settle.
+// until settle, and are what take gives again until then.
 func (q *queue) take(maxRows int) []*op {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	rows := 0
-	for {
+	for len(q.batch) == 0 || rows > 0 {
 		var oldest *lane
 		for k := range q.lanes {
 			ln := &q.lanes[k]
