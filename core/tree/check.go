@@ -223,11 +223,7 @@ func (c *checker) node(p format.Ptr, level int, low, high Key, root bool) {
 		if i+1 < count {
 			upper = n.Key(i + 1)
 		}
-		lower := n.Key(i)
-		if i == 0 {
-			lower = low // keys below the first child's belong to it too
-		}
-		c.node(n.Child(i), level-1, lower, upper, false)
+		c.node(n.Child(i), level-1, n.Key(i), upper, false)
 	}
 }
 

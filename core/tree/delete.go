@@ -202,17 +202,14 @@ func (t *Tx) mergeLocked(n, parent *heapNode, at int) (bool, error) {
 	}
 	if at+1 < parent.page.Count() {
 		if p := parent.page.Child(at + 1); fits(p) {
-			t.absorb(n, p, page, n.page.Count(), parent.page.Key(at+1))
+			t.absorb(n, p, page, n.page.Count())
 			return true, t.removeChildLocked(parent, at+1)
 		}
 	}
 	if at > 0 {
 		if p := parent.page.Child(at - 1); fits(p) {
+			t.absorb(n, p, page, 0)
 			// n takes over the place and the lower bound of its left neighbour.
-			if level > 0 {
-				n.page.SetKey(0, parent.page.Key(at))
-			}
-			t.absorb(n, p, page, 0, Key{})
 			parent.page.SetChild(at-1, n.ptr())
 			parent.page.SetChild(at, p)
 			return true, t.removeChildLocked(parent, at)
@@ -233,10 +230,8 @@ func (s *Store) peekLocked(p format.Ptr, level int, page *format.Node) (err erro
 }
 
 // absorb copies everything in from, the node that p points to, into n at index
-// i: at its end, or at its beginning. If from is an inner node and comes to the
-// end its first key becomes first: the keys that belonged to it by its parent's
-// account must still find it.
-func (t *Tx) absorb(n *heapNode, p format.Ptr, from *format.Node, i int, first Key) {
+// i: at its end, or at its beginning.
+func (t *Tx) absorb(n *heapNode, p format.Ptr, from *format.Node, i int) {
 	n.last, n.run = -1, 0
 	if from.Level() == 0 {
 		for x := range from.Count() {
@@ -252,11 +247,7 @@ func (t *Tx) absorb(n *heapNode, p format.Ptr, from *format.Node, i int, first K
 		n.stale = oldest(n.stale, s.open.nodes[p.CRC].stale)
 	}
 	for x := range from.Count() {
-		k := from.Key(x)
-		if x == 0 && i > 0 {
-			k = first
-		}
-		n.page.InsertChild(i+x, k, from.Child(x))
+		n.page.InsertChild(i+x, from.Key(x), from.Child(x))
 	}
 }
 

@@ -41,8 +41,9 @@
 //     node copied from a sealed one keeps such handles after they lost their
 //     meaning; heapNode.stale says from which generation on, and commit replaces
 //     them by the checksums in the children's blocks, which are durable by then.
-//   - T13. A node's first key is at least its parent's key for it, and all its
-//     keys are less than the parent's next key. Only a root leaf is empty.
+//   - T13. All keys below a child are at least the child's key in its parent and
+//     less than the next one. A Put below a node's first key lowers that key.
+//     Only a root leaf is empty.
 //
 // # Locks, in the order they are taken
 //

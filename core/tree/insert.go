@@ -98,6 +98,9 @@ func (t *Tx) leafForPutLocked(k Key) (leaf, parent *heapNode, at int, err error)
 		if err != nil {
 			return nil, nil, 0, err
 		}
+		if i == 0 && k.Less(n.page.Key(0)) {
+			n.page.SetKey(0, k) // T13; or a split of the child would go before it
+		}
 		parent, at, n = n, i, child
 	}
 	return n, parent, at, nil

@@ -51,6 +51,7 @@ type harness struct {
 	deferred map[Key][]byte               // written by OnSeal
 	inos     uint64                       // spread of the keys
 	maxValue int
+	full     int // how often the image was full
 }
 
 func newHarness(t testing.TB, rnd *rand.Rand, size int64) *harness {
@@ -98,12 +99,20 @@ func (h *harness) value() []byte {
 	return v
 }
 
-// step does one random operation in a transaction; it reports a full image.
-func (h *harness) step() (full bool) {
+// step does a few random operations in a transaction; if the image is full it
+// makes room instead, from the emergency blocks.
+func (h *harness) step() {
 	const ops = 6
-	tx, err := h.s.Begin(Reserve{Nodes: h.s.NodesFor(ops), DataBlocks: 20 * ops, Emergency: h.rnd.IntN(8) == 0})
+	tx, err := h.begin(Reserve{Nodes: h.s.NodesFor(ops), DataBlocks: 20 * ops, Emergency: h.rnd.IntN(8) == 0})
 	if errors.Is(err, ErrNoSpace) {
-		return true
+		h.full++
+		tx, err = h.begin(Reserve{Nodes: h.s.NodesFor(2), Emergency: true})
+		if err != nil {
+			h.t.Fatalf("no room even to delete: %v", err)
+		}
+		defer tx.End()
+		h.delRange(tx)
+		return
 	}
 	if err != nil {
 		h.t.Fatal(err)
@@ -122,7 +131,16 @@ func (h *harness) step() (full bool) {
 		}
 	}
 	h.now.keys = nil
-	return false
+}
+
+// begin is Begin, which commits what there is if space is short.
+func (h *harness) begin(r Reserve) (*Tx, error) {
+	g := h.s.OpenGeneration()
+	tx, err := h.s.Begin(r)
+	for ; g < h.s.OpenGeneration(); g++ {
+		h.durable[g] = h.now.clone()
+	}
+	return tx, err
 }
 
 func (h *harness) put(tx *Tx, k Key) {
@@ -188,6 +206,7 @@ func (h *harness) delRange(tx *Tx) {
 	for _, k := range want {
 		delete(h.now.recs, k)
 	}
+	h.now.keys = nil
 }
 
 // commit makes everything durable and remembers it.
@@ -275,6 +294,7 @@ func TestModel(t *testing.T) {
 		checkStore(t, h.s)
 		h.commit(0)
 		finish(t, h.s, h.m)
+		t.Logf("%d MiB: %d records, depth %d, full %d times", size>>20, len(h.now.recs), h.s.Info().Depth, h.full)
 	}
 }
 
@@ -314,10 +334,10 @@ func TestCrash(t *testing.T) {
 			h.step()
 		}
 		h.commit(0)
-		last := h.s.DurableGeneration()
 		for range 1 + rnd.IntN(10) {
 			h.step()
 		}
+		last := h.s.DurableGeneration() // of this commit, or of one that made room
 		// Cut the power at a random point of the next commit.
 		countdown := rnd.IntN(30)
 		var left *heapMedium

@@ -1,0 +1,289 @@
+package tree
+
+import (
+	"errors"
+	"fmt"
+
+	"permafrost/core/format"
+	"permafrost/pmem"
+)
+
+// Salvage reads what can be read of one commit of an image that may be damaged
+// and that nobody has open. It trusts nothing it reads, changes nothing, and
+// goes on behind what it cannot read.
+//
+// It belongs to one goroutine. Memory: a page a level.
+type Salvage struct {
+	m     pmem.Medium
+	super format.Superblock
+	slots []Slot
+	rec   *format.CommitRecord // the commit being read
+}
+
+// Slot is one slot of the commit ring as it stands.
+type Slot struct {
+	Block  format.Block
+	Record *format.CommitRecord // nil if there is none that holds
+	Empty  bool                 // never written
+	Err    error                // why there is no record; nil if Empty
+	Root   error                // why the root of Record cannot be read
+	Reach  bool                 // a mount would consider it (T5)
+	Mount  bool                 // a mount would take it
+}
+
+// Lost is a part of the tree that cannot be read: the records of [From, To).
+type Lost struct {
+	Block    format.Block // the node at fault
+	Level    int
+	From, To Key
+	Err      error
+}
+
+// String says it in one line.
+func (l Lost) String() string {
+	to := l.To.String()
+	if l.To == format.MaxKey {
+		to = "the end"
+	}
+	return fmt.Sprintf("records %v to %s are lost: %v", l.From, to, l.Err)
+}
+
+// Visit is what Walk tells. Functions that are nil are not called.
+type Visit struct {
+	// Node is called for each readable node, before its children. The node is
+	// valid during the call only.
+	Node func(p format.Ptr, level int, n *format.Node)
+	// Leaf is called for each readable leaf that has records in the range: they
+	// are [i, j) of n, valid during the call only. False ends the walk.
+	Leaf func(p format.Ptr, n *format.Node, i, j int) bool
+	// Lost is called for what cannot be read.
+	Lost func(l Lost)
+}
+
+// OpenSalvage reads the superblock and the ring, and chooses the commit that a
+// mount would take.
+//
+// Errors: format.ErrNotOurs, ErrNewerFormat, ErrTooSmall, ErrDamaged if both
+// superblocks are; the medium's. An empty or damaged ring is none: see Choose.
+func OpenSalvage(m pmem.Medium) (*Salvage, error) {
+	sb, _, err := readSuperblock(m)
+	if err != nil {
+		return nil, fmt.Errorf("read image: %w", err)
+	}
+	s := &Salvage{m: m, super: *sb}
+	s.readSlots()
+	for i := range s.slots {
+		if s.slots[i].Mount {
+			s.rec = s.slots[i].Record
+		}
+	}
+	return s, nil
+}
+
+// readSlots reads the ring and the roots it leads to.
+func (s *Salvage) readSlots() {
+	s.slots = make([]Slot, s.super.Slots)
+	for i := range s.slots {
+		l := &s.slots[i]
+		l.Block = s.super.Ring + format.Block(i)
+		var buf [format.CommitSize]byte
+		if _, err := s.m.ReadAt(buf[:], int64(l.Block)*format.BlockSize); err != nil {
+			l.Err = err
+			continue
+		}
+		if l.Empty = format.CommitEmpty(&buf); l.Empty {
+			continue
+		}
+		rec, err := format.DecodeCommit(l.Block, &buf)
+		switch {
+		case err != nil:
+			l.Err = err
+		case slotBlock(&s.super, rec.Generation) != l.Block:
+			l.Err = damaged(l.Block, "generation %d belongs in block %d", rec.Generation, slotBlock(&s.super, rec.Generation))
+		case rec.Blocks > s.super.Blocks:
+			l.Err = damaged(l.Block, "a commit of an image of %d blocks", rec.Blocks)
+		default:
+			l.Record = rec
+			var n format.Node
+			l.Root = s.read(rec.Roots[0].Ptr, int(rec.Roots[0].Level), &n)
+		}
+	}
+	im := &image{super: &s.super}
+	if im.readRing(s.m) != nil {
+		return
+	}
+	taken := false
+	for _, rec := range im.commits {
+		for i := range s.slots {
+			l := &s.slots[i]
+			if l.Record == nil || l.Record.Generation != rec.Generation {
+				continue
+			}
+			l.Reach = true
+			if l.Mount = !taken && l.Root == nil; l.Mount {
+				taken = true
+			}
+		}
+	}
+}
+
+// Superblock is the one that was read.
+func (s *Salvage) Superblock() format.Superblock { return s.super }
+
+// Slots is the ring, in order of its blocks. The records are shared.
+func (s *Salvage) Slots() []Slot { return s.slots }
+
+// Commit is the commit that is read, nil if none was found. It is shared.
+func (s *Salvage) Commit() *format.CommitRecord { return s.rec }
+
+// Choose reads the commit of generation gen instead, whole or not. With 0 it is
+// the one that a mount would take or, if there is none, the newest in the ring.
+//
+// Errors: ErrNotFound if the ring has no such commit, format.ErrDamaged if it
+// has none at all.
+func (s *Salvage) Choose(gen format.Generation) error {
+	var best *format.CommitRecord
+	for i := range s.slots {
+		l := &s.slots[i]
+		switch {
+		case l.Record == nil:
+		case gen != 0 && l.Record.Generation == gen, gen == 0 && l.Mount:
+			s.rec = l.Record
+			return nil
+		case best == nil || l.Record.Generation > best.Generation:
+			best = l.Record
+		}
+	}
+	switch {
+	case best == nil:
+		return damaged(s.super.Ring, "the ring holds no commit record")
+	case gen != 0:
+		return fmt.Errorf("generation %d is not in the ring, the newest there is %d: %w", gen, best.Generation, ErrNotFound)
+	}
+	s.rec = best
+	return nil
+}
+
+// read copies a node out of the image and verifies it.
+func (s *Salvage) read(p format.Ptr, level int, n *format.Node) error {
+	if p.Block < s.super.First || p.Block >= s.super.Blocks {
+		return damaged(p.Block, "a child pointer leads outside the image")
+	}
+	if _, err := s.m.ReadAt(n[:], int64(p.Block)*format.BlockSize); err != nil {
+		return err
+	}
+	return n.Verify(p, level)
+}
+
+// salvageWalk is one Walk.
+type salvageWalk struct {
+	s        *Salvage
+	v        *Visit
+	from, to Key
+	pages    [format.MaxLevel + 1]*format.Node // by level, made when first needed
+}
+
+// Walk visits what can be read of the records [from, to), in ascending order.
+func (s *Salvage) Walk(from, to Key, v Visit) {
+	if s.rec == nil || !from.Less(to) {
+		return
+	}
+	w := &salvageWalk{s: s, v: &v, from: from, to: to}
+	r := &s.rec.Roots[0]
+	w.node(r.Ptr, int(r.Level), Key{}, format.MaxKey)
+}
+
+func (w *salvageWalk) lost(p format.Ptr, level int, low, high Key, err error) {
+	if w.v.Lost != nil {
+		w.v.Lost(Lost{Block: p.Block, Level: level, From: low, To: high, Err: err})
+	}
+}
+
+// node visits the node that p points to: of its keys those in [low, high) are
+// its own. Walks that descend into a node several times, as a damaged inner
+// node may make them, see disjoint ranges of it, so their work is bounded.
+func (w *salvageWalk) node(p format.Ptr, level int, low, high Key) (goOn bool) {
+	if w.pages[level] == nil {
+		w.pages[level] = new(format.Node)
+	}
+	n := w.pages[level]
+	if err := w.s.read(p, level, n); err != nil {
+		w.lost(p, level, low, high, err)
+		return true
+	}
+	if w.v.Node != nil {
+		w.v.Node(p, level, n)
+	}
+	count := n.Count()
+	if count > 0 && (n.Key(0).Less(low) || !n.Key(count-1).Less(high)) {
+		w.lost(p, level, low, high, damaged(p.Block, "keys %v to %v lie outside %v to %v", n.Key(0), n.Key(count-1), low, high))
+	}
+	if level == 0 {
+		return w.leaf(p, n, laterKey(low, w.from), earlierKey(high, w.to))
+	}
+	for i := range count {
+		lower, upper := n.Key(i), high
+		if i == 0 {
+			lower = low // keys below the first child's belong to it too
+		}
+		if i+1 < count {
+			upper = n.Key(i + 1)
+		}
+		lower, upper = laterKey(lower, low), earlierKey(upper, high)
+		if !laterKey(lower, w.from).Less(earlierKey(upper, w.to)) {
+			continue
+		}
+		if !w.node(n.Child(i), level-1, lower, upper) {
+			return false
+		}
+	}
+	return true
+}
+
+// leaf visits the records of [low, high).
+func (w *salvageWalk) leaf(p format.Ptr, n *format.Node, low, high Key) bool {
+	if w.v.Leaf == nil {
+		return true
+	}
+	i, _ := n.Find(low)
+	j, _ := n.Find(high)
+	return i >= j || w.v.Leaf(p, n, i, j)
+}
+
+func laterKey(a, b Key) Key {
+	if a.Less(b) {
+		return b
+	}
+	return a
+}
+
+func earlierKey(a, b Key) Key {
+	if b.Less(a) {
+		return b
+	}
+	return a
+}
+
+// errUnreadable: the record asked for stands in a part that cannot be read.
+var errUnreadable = errors.New("the part of the tree where it stands cannot be read")
+
+// Get returns a copy of k's value, appended to buf[:0], and the block of its
+// leaf.
+//
+// Errors: ErrNotFound; another one, which wraps format.ErrDamaged or is the
+// medium's, if the leaf cannot be read.
+func (s *Salvage) Get(k Key, buf []byte) (v []byte, b format.Block, err error) {
+	err = fmt.Errorf("record %v: %w", k, ErrNotFound)
+	s.Walk(k, k.Next(), Visit{
+		Leaf: func(p format.Ptr, n *format.Node, i, _ int) bool {
+			v, b, err = append(buf[:0], n.Value(i)...), p.Block, nil
+			return false
+		},
+		Lost: func(l Lost) {
+			if !k.Less(l.From) && k.Less(l.To) {
+				err = fmt.Errorf("record %v: %w: %w", k, errUnreadable, l.Err)
+			}
+		},
+	})
+	return v, b, err
+}
