@@ -17,6 +17,15 @@ func pagesUp(n int64) format.Page {
 	return format.Page((uint64(n) + format.PageSize - 1) / format.PageSize)
 }
 
+// pageStart is where a page begins in its file. One past the last page there can
+// be begins one past the largest offset; the largest offset stands for it.
+func pageStart(p format.Page) int64 {
+	if p >= maxPage {
+		return format.MaxFileSize
+	}
+	return int64(p) * format.PageSize
+}
+
 // end is one past the extent's last page.
 func (e Extent) end() format.Page { return e.Page + format.Page(e.Count) }
 

@@ -169,7 +169,7 @@ func (fs *FS) Fallocate(ctx context.Context, ino format.Ino, mode FallocMode, of
 	defer fs.put(in)
 	// A chunk at a time, so that a freeze need not wait for a large range.
 	for at := off; at < off+n; {
-		end := min(off+n, at-at%chunkSize+chunkSize)
+		end := min(off+n, at+min(chunkSize-at%chunkSize, off+n-at))
 		if mode == FallocPunchHole {
 			end = off + n // costs records, not bytes
 		}
@@ -223,7 +223,7 @@ func (fs *FS) zeroLocked(in *inode, off, end int64) error {
 			return nil
 		}
 		start := int64(p) * format.PageSize
-		from, to := max(off, start), min(end, start+int64(n)*format.PageSize)
+		from, to := max(off, start), min(end, pageStart(p+format.Page(n)))
 		if err := b.Zero(blockOff(blk)+from-start, to-from); err != nil {
 			return ioError(err, "clear page %d", p)
 		}
@@ -253,10 +253,10 @@ func (fs *FS) punchLocked(in *inode, off, end int64) error {
 	if in.mappedWithin(first, last) {
 		return ErrMapped
 	}
-	if err := fs.zeroLocked(in, off, int64(first)*format.PageSize); err != nil {
+	if err := fs.zeroLocked(in, off, pageStart(first)); err != nil {
 		return err
 	}
-	if err := fs.zeroLocked(in, int64(last)*format.PageSize, end); err != nil {
+	if err := fs.zeroLocked(in, pageStart(last), end); err != nil {
 		return err
 	}
 	for {

@@ -233,7 +233,7 @@ func (fs *FS) copyIn(in *inode, b pmem.Batch, p []byte, off int64, exts []Extent
 	}
 	for _, x := range exts {
 		from := max(off, int64(x.Page)*format.PageSize)
-		to := min(off+int64(len(p)), int64(x.end())*format.PageSize)
+		to := min(off+int64(len(p)), pageStart(x.end()))
 		at := blockOff(x.Block) + from - int64(x.Page)*format.PageSize
 		if err := b.Write(at, p[from-off:to-off]); err != nil {
 			return ioError(err, "write page %d", x.Page)
@@ -246,8 +246,7 @@ func (fs *FS) copyIn(in *inode, b pmem.Batch, p []byte, off int64, exts []Extent
 // before the end moves to upTo or beyond.
 func (fs *FS) clearTail(in *inode, b pmem.Batch, upTo int64) error {
 	size := in.sizeLocked()
-	pageEnd := int64(pagesUp(size)) * format.PageSize
-	upTo = min(upTo, pageEnd)
+	upTo = min(upTo, pageStart(pagesUp(size)))
 	if size >= upTo {
 		return nil
 	}
@@ -265,9 +264,9 @@ func (fs *FS) clearTail(in *inode, b pmem.Batch, upTo int64) error {
 // fillBlocks fills new blocks with the write's bytes, and with zeros where it
 // does not reach.
 func (fs *FS) fillBlocks(b pmem.Batch, x Extent, p []byte, off int64) error {
-	start, stop := int64(x.Page)*format.PageSize, int64(x.end())*format.PageSize
-	from, to := max(off, start), min(off+int64(len(p)), stop)
-	at := blockOff(x.Block)
+	start := int64(x.Page) * format.PageSize
+	from, to := max(off, start), min(off+int64(len(p)), pageStart(x.end()))
+	at, stop := blockOff(x.Block), int64(x.Count)*format.PageSize
 	if from > start {
 		if err := b.Zero(at, from-start); err != nil {
 			return ioError(err, "clear block %d", x.Block)
@@ -276,8 +275,8 @@ func (fs *FS) fillBlocks(b pmem.Batch, x Extent, p []byte, off int64) error {
 	if err := b.Write(at+from-start, p[from-off:to-off]); err != nil {
 		return ioError(err, "write block %d", x.Block)
 	}
-	if to < stop {
-		if err := b.Zero(at+to-start, stop-to); err != nil {
+	if to-start < stop {
+		if err := b.Zero(at+to-start, stop-(to-start)); err != nil {
 			return ioError(err, "clear block %d", x.Block)
 		}
 	}

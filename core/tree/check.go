@@ -253,7 +253,7 @@ func (c *checker) leaf(b format.Block, n *format.Node) {
 				c.r.add(b, k, "%v", err)
 			}
 		})
-		if c.o.Visit != nil && k.Ino != 0 {
+		if c.o.Visit != nil && (k.Ino != 0 || k.Kind != format.KindBadBlock) {
 			if err := c.o.Visit(k, v); err != nil {
 				c.r.add(b, k, "%v", err)
 			}

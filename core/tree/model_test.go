@@ -51,13 +51,14 @@ type harness struct {
 	deferred map[Key][]byte               // written by OnSeal
 	inos     uint64                       // spread of the keys
 	maxValue int
+	maxRange int
 	full     int // how often the image was full
 }
 
 func newHarness(t testing.TB, rnd *rand.Rand, size int64) *harness {
 	h := &harness{
 		t: t, rnd: rnd, m: mkfs(t, size), now: &model{recs: map[Key][]byte{}},
-		durable: map[format.Generation]*model{}, deferred: map[Key][]byte{}, inos: 40, maxValue: 200,
+		durable: map[format.Generation]*model{}, deferred: map[Key][]byte{}, inos: 40, maxValue: 200, maxRange: 200,
 	}
 	h.m.track()
 	h.open(h.m)
@@ -181,7 +182,7 @@ func (h *harness) del(tx *Tx, k Key) {
 
 func (h *harness) delRange(tx *Tx) {
 	from, to := h.key(), h.key()
-	limit := 1 + h.rnd.IntN(200)
+	limit := 1 + h.rnd.IntN(h.maxRange)
 	var got []Key
 	n, err := tx.DeleteRange(from, to, limit, func(k Key, v []byte) {
 		if !bytes.Equal(v, h.now.recs[k]) {
@@ -270,13 +271,26 @@ func (h *harness) verify(m *model) {
 // TestModel compares a store with a sorted map through random operations,
 // commits, clean and unclean remounts.
 func TestModel(t *testing.T) {
-	for _, size := range []int64{1 << 20, 4 << 20, 40 << 20} {
+	for _, c := range []struct {
+		size     int64
+		inos     uint64
+		maxRange int
+		fill     int // records to begin with
+		depth    int // least depth wanted
+	}{
+		{size: 1 << 20, inos: 40, maxRange: 200},
+		{size: 4 << 20, inos: 400, maxRange: 10},
+		{size: 40 << 20, inos: 2000, maxRange: 40, fill: 6000, depth: 3},
+	} {
 		rnd := newRand(t)
-		h := newHarness(t, rnd, size)
-		if size > 1<<20 {
-			h.inos = 400
+		h := newHarness(t, rnd, c.size)
+		h.inos, h.maxRange = c.inos, c.maxRange
+		for range c.fill {
+			update(t, h.s, Reserve{Nodes: h.s.NodesFor(1), DataBlocks: 20}, func(tx *Tx) { h.put(tx, h.key()) })
 		}
-		for range 3000 {
+		h.now.keys = nil
+		deepest := 0
+		for i := range 3000 {
 			h.step()
 			switch rnd.IntN(60) {
 			case 0:
@@ -289,12 +303,70 @@ func TestModel(t *testing.T) {
 			if rnd.IntN(400) == 0 {
 				h.remount()
 			}
+			deepest = max(deepest, h.s.Info().Depth)
+			if i == 1500 {
+				h.maxRange *= 50 // from here on the tree shrinks
+			}
 		}
 		h.verify(h.now)
 		checkStore(t, h.s)
 		h.commit(0)
 		finish(t, h.s, h.m)
-		t.Logf("%d MiB: %d records, depth %d, full %d times", size>>20, len(h.now.recs), h.s.Info().Depth, h.full)
+		t.Logf("%d MiB: %d records, depth up to %d, full %d times", c.size>>20, len(h.now.recs), deepest, h.full)
+		if deepest < c.depth {
+			t.Errorf("the tree was never deeper than %d", deepest)
+		}
+	}
+}
+
+// TestDeep grows a tree of four levels and takes it down again, in random and
+// in ascending order, and looks at the whole of it on the way.
+func TestDeep(t *testing.T) {
+	if testing.Short() {
+		t.Skip("40,000 records of 1.2 KiB")
+	}
+	const n = 45_000
+	for _, random := range []bool{true, false} {
+		rnd := newRand(t)
+		m := mkfs(t, 256<<20)
+		s := mustOpen(t, m, testOptions())
+		v := make([]byte, 1270)
+		order := rnd.Perm(n)
+		if !random {
+			slices.Sort(order)
+		}
+		nodes := s.NodesFor(3)
+		each := func(fn func(tx *Tx, k Key)) {
+			for i, x := range order {
+				update(t, s, Reserve{Nodes: nodes}, func(tx *Tx) { fn(tx, Key{Ino: format.Ino(x + 1), Off: 5}) })
+				if i%15_000 == 14_999 {
+					checkStore(t, s)
+				}
+			}
+		}
+		each(func(tx *Tx, k Key) {
+			if err := tx.Put(k, v); err != nil {
+				t.Fatal(err)
+			}
+		})
+		info := s.Info()
+		if info.Depth != 4 {
+			t.Fatalf("depth %d", info.Depth)
+		}
+		t.Logf("random=%v: %d nodes", random, info.Counters.Nodes)
+		if !random && info.Counters.Nodes > n/3*102/100 {
+			t.Errorf("%d nodes for %d records: ascending keys must leave full nodes", info.Counters.Nodes, n)
+		}
+		rnd.Shuffle(n, func(i, j int) { order[i], order[j] = order[j], order[i] })
+		each(func(tx *Tx, k Key) {
+			if ok, err := tx.Delete(k); !ok || err != nil {
+				t.Fatal(k, ok, err)
+			}
+		})
+		if i := s.Info(); i.Depth != 1 || i.Counters.Nodes != 1 || i.Counters.Records != 0 {
+			t.Fatalf("after all was deleted: %+v", i)
+		}
+		finish(t, s, m)
 	}
 }
 
