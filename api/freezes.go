@@ -56,13 +56,13 @@ func (s *Server) freezeRoutes() {
 	route(s, operation{
 		method: http.MethodGet, pattern: "/freezes", id: "list-freezes", tag: tagFreeze,
 		summary: "Freezes, newest first", description: "What was frozen, by whom, for how long, and how it ended.",
-		answers:  []answer{{status: 200, describe: "One page.", body: page[freezeView]{}}},
+		answers:  []answer{{status: 200, describe: "One page.", body: page[FreezeView]{}}},
 		problems: []*kind{kindLedger},
 	}, s.listFreezes)
 	route(s, operation{
 		method: http.MethodGet, pattern: "/freezes/{id}", id: "get-freeze", tag: tagFreeze,
 		summary: "One freeze", description: "With its holds and the phases on the way to complete.",
-		answers:  []answer{{status: 200, describe: "The freeze.", body: freezeView{}}},
+		answers:  []answer{{status: 200, describe: "The freeze.", body: FreezeView{}}},
 		problems: []*kind{kindNoSuchFreeze, kindLedger},
 	}, s.getFreeze)
 	route(s, operation{
@@ -112,7 +112,7 @@ func (s *Server) listFreezes(w http.ResponseWriter, r *http.Request, p *freezesP
 	}
 	full := len(rows) == limit
 	items := s.overlay(rows, q)
-	v := page[*freezeView]{Items: items[:min(limit, len(items))]}
+	v := page[*FreezeView]{Items: items[:min(limit, len(items))]}
 	if full || len(items) > limit {
 		next := strconv.FormatUint(v.Items[len(v.Items)-1].ID, 10)
 		v.NextCursor = &next
@@ -121,9 +121,9 @@ func (s *Server) listFreezes(w http.ResponseWriter, r *http.Request, p *freezesP
 }
 
 // overlay shows rows with what the machine knows better, newest first.
-func (s *Server) overlay(rows []store.Freeze, q store.FreezeQuery) []*freezeView {
+func (s *Server) overlay(rows []store.Freeze, q store.FreezeQuery) []*FreezeView {
 	known := s.live()
-	items := make([]*freezeView, 0, len(rows)+len(known))
+	items := make([]*FreezeView, 0, len(rows)+len(known))
 	for i := range rows {
 		if _, better := known[uint64(rows[i].ID)]; !better {
 			items = append(items, viewRow(&rows[i]))
@@ -134,7 +134,7 @@ func (s *Server) overlay(rows []store.Freeze, q store.FreezeQuery) []*freezeView
 			items = append(items, viewRecord(rec))
 		}
 	}
-	slices.SortFunc(items, func(a, b *freezeView) int { return int(int64(b.ID) - int64(a.ID)) })
+	slices.SortFunc(items, func(a, b *FreezeView) int { return int(int64(b.ID) - int64(a.ID)) })
 	return items
 }
 
@@ -150,7 +150,7 @@ func selects(q *store.FreezeQuery, rec *freeze.Record) bool {
 }
 
 // findFreeze is one freeze, of the machine or of the ledger.
-func (s *Server) findFreeze(ctx context.Context, id uint64) (*freezeView, error) {
+func (s *Server) findFreeze(ctx context.Context, id uint64) (*FreezeView, error) {
 	if rec := s.live()[id]; rec != nil {
 		return viewRecord(rec), nil
 	}

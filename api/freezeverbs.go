@@ -38,7 +38,7 @@ type renewParams struct {
 
 // freezeAnswer is a freeze with the caller's own hold on it.
 type freezeAnswer struct {
-	freezeView
+	FreezeView
 	Hold          string `json:"hold" example:"12.1" doc:"The caller's hold."`
 	Holder        string `json:"holder" doc:"The name it is held under."`
 	HoldExpiresAt stamp  `json:"hold_expires_at" doc:"When the caller's lease ends."`
@@ -119,7 +119,7 @@ func (s *Server) postFreeze(w http.ResponseWriter, r *http.Request, p *freezePar
 }
 
 func answerFreeze(rec *freeze.Record, hold *freeze.Hold) *freezeAnswer {
-	return &freezeAnswer{freezeView: *viewRecord(rec), Hold: hold.ID, Holder: hold.Holder,
+	return &freezeAnswer{FreezeView: *viewRecord(rec), Hold: hold.ID, Holder: hold.Holder,
 		HoldExpiresAt: stamp(hold.ExpiresAt), Token: hold.Token}
 }
 

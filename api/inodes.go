@@ -29,8 +29,8 @@ type inodePageParams struct {
 	Cursor *uint64 `param:"cursor" doc:"The next_cursor of the answer before."`
 }
 
-// inodeView is an inode in a list.
-type inodeView struct {
+// InodeView is an inode in a list.
+type InodeView struct {
 	Ino             uint64   `json:"ino" doc:"Number, never used twice."`
 	Type            string   `json:"type" enum:"file,directory,symlink,fifo,char_device,block_device,socket,unknown" doc:"What it is."`
 	Mode            string   `json:"mode" example:"0644" doc:"Permission bits, octal."`
@@ -54,7 +54,7 @@ type inodeView struct {
 
 // inodeDetail is one inode.
 type inodeDetail struct {
-	inodeView
+	InodeView
 	DirtyRanges  []pageRange   `json:"dirty_ranges" doc:"Dirty pages, as runs; a bounded number."`
 	Extents      []extentView  `json:"extents" doc:"Where its pages lie; at most 1000."`
 	ExtentsTotal int           `json:"extents_total" doc:"How many extents were found."`
@@ -72,7 +72,7 @@ func (s *Server) inodeRoutes() {
 	route(s, operation{
 		method: http.MethodGet, pattern: "/inodes", id: "list-inodes", tag: tagInspect,
 		summary: "Inodes, dirty ones first", description: "What a freeze now would have to flush stands at the top.",
-		answers: []answer{{status: 200, describe: "One page.", body: page[inodeView]{}}},
+		answers: []answer{{status: 200, describe: "One page.", body: page[InodeView]{}}},
 	}, s.listInodes)
 	route(s, operation{
 		method: http.MethodGet, pattern: "/inodes/{ino}", id: "get-inode", tag: tagInspect,
@@ -88,8 +88,8 @@ func (s *Server) inodeRoutes() {
 	}, s.inodeHistory)
 }
 
-func viewInode(i *core.InodeInfo) inodeView {
-	v := inodeView{
+func viewInode(i *core.InodeInfo) InodeView {
+	v := InodeView{
 		Ino: uint64(i.Ino), Type: typeName(i.Mode), Mode: octal(i.Mode), UID: i.UID, GID: i.GID, Links: i.Nlink,
 		SizeBytes: i.Size, AllocatedBytes: i.Blocks * format.BlockSize,
 		Atime: stamp(i.Atime), Mtime: stamp(i.Mtime), Ctime: stamp(i.Ctime), Btime: stamp(i.Btime),
@@ -113,7 +113,7 @@ func (s *Server) listInodes(w http.ResponseWriter, r *http.Request, p *inodesPar
 	if err != nil {
 		return err
 	}
-	v := page[inodeView]{Items: make([]inodeView, 0, len(items))}
+	v := page[InodeView]{Items: make([]InodeView, 0, len(items))}
 	for i := range items {
 		v.Items = append(v.Items, viewInode(&items[i]))
 	}
@@ -129,7 +129,7 @@ func (s *Server) getInode(w http.ResponseWriter, r *http.Request, p *inodeNumber
 	if err != nil {
 		return inodeProblem(ino, err)
 	}
-	v := inodeDetail{inodeView: viewInode(&info), DirtyRanges: viewRuns(info.DirtyRuns), Extents: []extentView{},
+	v := inodeDetail{InodeView: viewInode(&info), DirtyRanges: viewRuns(info.DirtyRuns), Extents: []extentView{},
 		ExtentsTotal: len(extents), Mappings: []mappingView{}}
 	for _, e := range extents[:min(len(extents), maxLimit)] {
 		v.Extents = append(v.Extents, extentView{Page: uint64(e.Page), Block: uint64(e.Block), Count: e.Count})

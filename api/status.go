@@ -11,8 +11,8 @@ type statusView struct {
 	State          string               `json:"state" enum:"unfrozen,freezing,frozen,thawing" doc:"What the file system is doing."`
 	Level          string               `json:"level" enum:"unfrozen,write,page_fault,fs,complete" doc:"Who is held: see the freeze protocol."`
 	Since          stamp                `json:"since" doc:"Since when it is in this state."`
-	Freeze         nullable[freezeView] `json:"freeze" doc:"The freeze that stands or is being reached."`
-	LastFreeze     nullable[freezeView] `json:"last_freeze" doc:"The newest that ended."`
+	Freeze         nullable[FreezeView] `json:"freeze" doc:"The freeze that stands or is being reached."`
+	LastFreeze     nullable[FreezeView] `json:"last_freeze" doc:"The newest that ended."`
 	InstanceID     string               `json:"instance_id" doc:"Changes with every start."`
 	Version        string               `json:"version" doc:"Of the program."`
 	Label          string               `json:"label" doc:"Of the image."`

@@ -10,8 +10,9 @@ import (
 // This file holds what freezes look like on the surface, whether they come from
 // the machine (core/freeze) or from the ledger (store).
 
-// freezeView is one freeze.
-type freezeView struct {
+// FreezeView is one freeze. It is exported, like InodeView, because the schema of
+// a struct that embeds it needs that.
+type FreezeView struct {
 	ID              uint64            `json:"id" doc:"Ascends, never used twice."`
 	State           string            `json:"state" enum:"freezing,frozen,thawed,expired,forced,interrupted,rolled_back" doc:"Where it is in its life."`
 	Generation      uint64            `json:"generation" doc:"The commit that holds its point in time; 0 until it is complete."`
@@ -63,8 +64,8 @@ type flushedView struct {
 }
 
 // viewRecord shows a freeze of the machine.
-func viewRecord(r *freeze.Record) *freezeView {
-	v := &freezeView{
+func viewRecord(r *freeze.Record) *FreezeView {
+	v := &FreezeView{
 		ID: r.ID, State: string(r.State), Generation: r.Generation,
 		RequestedAt: stamp(r.RequestedAt), FrozenAt: stamp(r.FrozenAt), EndedAt: stamp(r.EndedAt), ExpiresAt: stamp(r.ExpiresAt),
 		Holds: []holdView{}, WindowUS: microseconds(r.Window), TotalUS: microseconds(r.Total), Phases: []phaseView{},
@@ -84,8 +85,8 @@ func viewRecord(r *freeze.Record) *freezeView {
 }
 
 // viewRow shows a freeze of the ledger.
-func viewRow(r *store.Freeze) *freezeView {
-	v := &freezeView{
+func viewRow(r *store.Freeze) *FreezeView {
+	v := &FreezeView{
 		ID: uint64(r.ID), State: r.State, Generation: uint64(r.Generation),
 		RequestedAt: stamp(r.RequestedAt), FrozenAt: stamp(r.FrozenAt), EndedAt: stamp(r.EndedAt), ExpiresAt: stamp(r.ExpiresAt),
 		Holds: []holdView{}, WindowUS: r.WindowUS, TotalUS: r.TotalUS, Phases: []phaseView{},
