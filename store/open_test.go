@@ -246,7 +246,7 @@ func TestNewerSchemaIsRefused(t *testing.T) {
 	if after := must(os.ReadFile(path))(t); string(before) != string(after) {
 		t.Error("the newer ledger was changed")
 	}
-	if l, err = openWith(t, path, upTo(t, 99, "CREATE TABLE future (a INTEGER) STRICT;")); err != nil {
+	if _, err = openWith(t, path, upTo(t, 99, "CREATE TABLE future (a INTEGER) STRICT;")); err != nil {
 		t.Errorf("the newer version no longer opens it: %v", err)
 	}
 }
