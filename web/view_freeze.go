@@ -180,11 +180,22 @@ func (v *freezeView) reach(f store.Freeze) {
 	if whole <= 0 {
 		return
 	}
-	v.ReachX = microsAxis(whole)
+	// What the total has beyond its phases passed before the first of them.
+	before := f.TotalUS - whole
+	if before < f.TotalUS/200 {
+		before = 0
+	}
+	v.ReachX = microsAxis(whole + before)
 	if window > 0 {
 		v.WinX = microsAxis(window)
 	}
-	var at, winAt float64
+	if before > 0 {
+		row := phaseRow{Name: "start", What: "from the request to the first phase", Duration: microsText(before)}
+		v.Phases = append(v.Phases, row)
+		v.Reach = append(v.Reach, lane{Label: row.Name, Value: row.Duration,
+			Rects: []rect{bar(0, before, v.ReachX.Max, "phase", "start: "+row.Duration)}})
+	}
+	at, winAt := before, 0.0
 	for _, p := range f.Phases {
 		ph := phases[p.Name]
 		row := phaseRow{p.Name, ph.what, microsText(p.DurationUS), ph.window}
@@ -228,7 +239,7 @@ func waitRows(d freezeData, s snapshot) []waitRow {
 	}
 	for _, b := range d.Waited {
 		r := waitRow{
-			Op: b.Op, Gate: b.Gate, Target: dash, WayIn: b.WayIn, Who: whoText(b.PID, b.Comm, b.UID, b.Remote),
+			Op: b.Op, Gate: strings.ReplaceAll(b.Gate, "_", " "), Target: dash, WayIn: b.WayIn, Who: whoText(b.PID, b.Comm, b.UID, b.Remote),
 			Since: momentOf(b.Since, s.Now), Waited: microsText(b.WaitedUS), Cancelled: b.Cancelled,
 			since: b.Since, waited: time.Duration(b.WaitedUS * 1e3),
 		}

@@ -267,6 +267,12 @@ func TestFreezeView(t *testing.T) {
 		t.Errorf("a list that is not there yet says %q", v.NoFound)
 	}
 
+	slow := fromRecord(s.Status.Freeze)
+	slow.TotalUS += 1000
+	if v = freezeViewOf(freezeData{Freeze: slow}, s); len(v.Reach) != 8 || v.Reach[0].Label != "start" || v.Reach[0].Value != "987 µs" {
+		t.Errorf("time before the first phase is not shown: %+v", v.Reach[0])
+	}
+
 	past := l.freezes[0]
 	v = freezeViewOf(freezeData{Freeze: past, Renewals: l.renewals, Waited: l.blocked}, s)
 	classes := map[string]int{}

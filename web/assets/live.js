@@ -59,6 +59,13 @@
   function morphChildren(from, to) {
     let old = from.firstChild;
     for (const want of [...to.childNodes]) {
+      // What has a name is found again: what stood before it has gone.
+      const kept = want.id && [...from.children].find(c => c.id === want.id);
+      while (kept && old && old !== kept && (kept.compareDocumentPosition(old) & Node.DOCUMENT_POSITION_PRECEDING)) {
+        const next = old.nextSibling;
+        old.remove();
+        old = next;
+      }
       if (old && old.nodeType === want.nodeType && old.nodeName === want.nodeName && old.id === want.id) {
         if (want.nodeType === Node.ELEMENT_NODE) morph(old, want);
         else if (old.nodeValue !== want.nodeValue) old.nodeValue = want.nodeValue;
