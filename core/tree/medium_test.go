@@ -45,7 +45,11 @@ func (m *heapMedium) Close() error              { return nil }
 func (m *heapMedium) Grow(size int64) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.data = append(m.data, make([]byte, size-int64(len(m.data)))...)
+	if int64(cap(m.data)) >= size {
+		m.data = m.data[:size]
+	} else {
+		m.data = append(m.data, make([]byte, size-int64(len(m.data)))...)
+	}
 	if m.durable != nil {
 		m.durable = append(m.durable, make([]byte, size-int64(len(m.durable)))...)
 	}

@@ -280,7 +280,7 @@ func TestModel(t *testing.T) {
 	}{
 		{size: 1 << 20, inos: 40, maxRange: 200},
 		{size: 4 << 20, inos: 400, maxRange: 10},
-		{size: 40 << 20, inos: 2000, maxRange: 40, fill: 6000, depth: 3},
+		{size: 100 << 20, inos: 2000, maxRange: 40, fill: 6000, depth: 3},
 	} {
 		rnd := newRand(t)
 		h := newHarness(t, rnd, c.size)
