@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"syscall"
 	"unsafe"
 
@@ -55,11 +56,18 @@ var (
 // FD is one userfaultfd descriptor. The caller's lock serialises all methods
 // but Wait; Close ends a Wait in progress.
 type FD struct {
-	file *os.File        // immutable: owns the descriptor, registered with the runtime's poller
-	raw  syscall.RawConn // immutable
-	fd   uintptr         // immutable; valid until Close
-	arg  [4]uint64       // guarded by the caller's lock: ioctl argument, here so that none is allocated
-	buf  [readBatch * messageSize]byte
+	fd uintptr // immutable; valid until Close
+
+	// The runtime's poller is joined by the first Wait, not before: until its
+	// handshake a descriptor polls as an error, which the runtime remembers, and
+	// a Wait that met that would end instead of seeing the stores to come.
+	mu     sync.Mutex
+	file   *os.File        // guarded by mu: owns the descriptor from the first Wait on
+	raw    syscall.RawConn // guarded by mu
+	closed bool            // guarded by mu
+
+	arg [4]uint64 // guarded by the caller's lock: ioctl argument, here so that none is allocated
+	buf [readBatch * messageSize]byte
 }
 
 // New makes a descriptor for this process's own address space, also for faults
@@ -115,12 +123,7 @@ func Take(fd int) (*FD, error) {
 		_ = unix.Close(fd) // the first error is the one to tell
 		return nil, fmt.Errorf("take descriptor %d: %w", fd, err)
 	}
-	f := &FD{file: os.NewFile(uintptr(fd), "userfaultfd"), fd: uintptr(fd)}
-	if f.raw, err = f.file.SyscallConn(); err != nil {
-		_ = f.file.Close() // nothing was done with it
-		return nil, fmt.Errorf("take descriptor %d: %w", fd, err)
-	}
-	return f, nil
+	return &FD{fd: uintptr(fd)}, nil
 }
 
 // Handshake asks for write protection with all events. fresh is false if the
@@ -191,9 +194,41 @@ func (f *FD) ioctl(op uintptr) unix.Errno {
 // readable, until drain returns true. It sleeps in the runtime's poller, not in
 // a thread. drain must read until nothing is left. os.ErrClosed after Close.
 func (f *FD) Wait(drain func() bool) error {
-	return f.raw.Read(func(uintptr) bool { return drain() })
+	raw, err := f.poller()
+	if err != nil {
+		return fmt.Errorf("wait for userfaultfd: %w", err)
+	}
+	return raw.Read(func(uintptr) bool { return drain() })
+}
+
+func (f *FD) poller() (syscall.RawConn, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return nil, os.ErrClosed
+	}
+	if f.file == nil {
+		file := os.NewFile(f.fd, "userfaultfd")
+		raw, err := file.SyscallConn()
+		if err != nil {
+			return nil, err
+		}
+		f.file, f.raw = file, raw
+	}
+	return f.raw, nil
 }
 
 // Close gives the descriptor up. If it was the last copy, its process's ranges
 // become ordinary memory and its waiting storers go on.
-func (f *FD) Close() error { return f.file.Close() }
+func (f *FD) Close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return os.ErrClosed
+	}
+	f.closed = true
+	if f.file != nil {
+		return f.file.Close()
+	}
+	return unix.Close(int(f.fd))
+}
