@@ -3,6 +3,7 @@ package core
 import (
 	"context"
 	"io"
+	"time"
 
 	"permafrost/core/freeze"
 )
@@ -14,7 +15,36 @@ func (fs *FS) Freeze(ctx context.Context, r freeze.Request) (freeze.Record, free
 	if err := fs.writable(); err != nil {
 		return freeze.Record{}, freeze.Hold{}, err
 	}
+	if err := fs.awaitHoldable(ctx, &r); err != nil {
+		return freeze.Record{}, freeze.Hold{}, err
+	}
 	return fs.freezer.Freeze(ctx, r)
+}
+
+// awaitHoldable refuses a freeze while a mapping that survived a restart has
+// neither been taken back nor ended: its stores could not be held, and the
+// freeze would be a lie. It waits for that as long as the freeze's patience.
+func (fs *FS) awaitHoldable(ctx context.Context, r *freeze.Request) error {
+	select {
+	case <-fs.adopted:
+		return nil
+	default:
+	}
+	patience := r.Patience
+	if patience <= 0 {
+		patience = freeze.DefaultPatience
+	}
+	late := time.NewTimer(patience)
+	defer late.Stop()
+	select {
+	case <-fs.adopted:
+		return nil
+	case <-late.C:
+	case <-ctx.Done():
+	}
+	return &freeze.Refusal{Err: freeze.ErrTimedOut, Cause: context.Cause(ctx), Holders: []string{r.Holder},
+		WaitingFor: []string{"mappings of before the restart, which cannot be held: see /readyz for the processes"},
+		Detail:     "nothing was frozen: end those processes, or wait for them, and freeze again"}
 }
 
 // Thaw ends a hold and tells whether it was kept.
