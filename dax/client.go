@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -149,6 +149,7 @@ func (c *client) housekeep() {
 		if c.srv.quiet.Load() {
 			continue
 		}
+		c.settle()
 		c.learnProcesses()
 		c.retire()
 		changed, ended := c.publishAll()
@@ -162,6 +163,21 @@ func (c *client) housekeep() {
 			c.leave()
 			return
 		}
+	}
+}
+
+// settle looks at what remaps left behind, again until they are over.
+func (c *client) settle() {
+	c.evMu.Lock()
+	defer c.evMu.Unlock()
+	for _, m := range c.members {
+		if len(m.probes) == 0 || m.gone {
+			continue
+		}
+		if err := m.drainLocked(); err != nil || m.settleLocked() == unix.EAGAIN {
+			time.AfterFunc(retryPause, c.kick)
+		}
+		m.kickLocked()
 	}
 }
 
@@ -360,7 +376,7 @@ func (c *client) endAll(list []*mapping) {
 
 // explain answers bytes that were no frame.
 func (s *Server) explain(conn *wire.Conn, err error) {
-	if errors.Is(err, io.EOF) || errors.Is(err, os.ErrClosed) || errors.Is(err, unix.ECONNRESET) {
+	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, unix.ECONNRESET) {
 		return
 	}
 	if errors.Is(err, wire.ErrProtocol) || wire.IsTimeout(err) {

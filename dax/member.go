@@ -213,13 +213,12 @@ func (m *member) settleLocked() unix.Errno {
 // settledLocked: the probed range exists, and is protected now.
 func (m *member) settledLocked(p probe) {
 	if p.alias == nil {
-		// Grown while it moved. Protect all of it, up to what we know or to the
-		// first range that is not registered; a store there ends in SIGBUS.
-		end := uint64(1) << 46
-		if i := m.spans.first(p.addr); i < len(m.spans.list) {
-			end = m.spans.list[i].addr
+		// Grown while it moved. Protect all of it: a call that runs into memory
+		// that is not registered has protected what lies before. A store there
+		// ends in SIGBUS.
+		for n := p.length; m.fd.WriteProtect(p.addr, n, true) == 0; {
+			n *= 2
 		}
-		m.fd.WriteProtect(p.addr, end-p.addr, true)
 		m.c.srv.log.Warn("attach: a mapping grew outside its file's extents; stores there will be refused", "client", m.nameLocked())
 		return
 	}

@@ -50,18 +50,35 @@ func (mp *mapping) protect(ctx context.Context, runs []core.PageRun) error {
 		if err == nil {
 			return nil
 		}
-		who := m.nameLocked()
+		fail := &protectError{who: m.nameLocked(), ino: mp.ino, err: err}
 		if !errors.Is(err, errBusy) {
-			return fmt.Errorf("write-protect inode %d in %s: %w", mp.ino, who, err)
+			return fail
 		}
 		c.evMu.Unlock()
 		err = pause(ctx, wait)
 		c.evMu.Lock()
 		if err != nil {
-			return fmt.Errorf("write-protect inode %d in %s: a fork or munmap of it does not finish: %w", mp.ino, who, err)
+			fail.err = fmt.Errorf("a fork, munmap or mremap of it does not finish: %w", err)
+			return fail
 		}
 	}
 }
+
+// protectError names the process that could not be protected.
+type protectError struct {
+	who string
+	ino format.Ino
+	err error
+}
+
+func (e *protectError) Error() string {
+	return fmt.Sprintf("write-protect inode %d in %s: %v", e.ino, e.who, e.err)
+}
+
+func (e *protectError) Unwrap() error { return e.err }
+
+// WaitingFor names whom a freeze waited for (freeze.WaitingForer).
+func (e *protectError) WaitingFor() []string { return []string{e.who} }
 
 // protectLocked goes over the mapping's views, which grow when a pending fork
 // is found on the way, and names the member it failed at.

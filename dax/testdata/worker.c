@@ -137,6 +137,7 @@ int main(int argc, char **argv)
             pid_t pid = fork();
             if (pid == 0) {
                 prctl(PR_SET_PDEATHSIG, 0);
+                alarm(120); /* ends by itself, whatever becomes of the test */
                 struct job j = {.base = map[n].data, .off = a, .stride = b, .pages = c, .slot = m};
                 hammer(&j);
                 _exit(0);
