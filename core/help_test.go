@@ -1,6 +1,7 @@
 package core
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -70,6 +71,8 @@ func (w *world) remount() {
 	w.mount()
 }
 
+var zeroBlock = make([]byte, format.BlockSize)
+
 // crash goes on with what the image holds now, without unmount: as after the
 // death of the process.
 func (w *world) crash() {
@@ -79,9 +82,12 @@ func (w *world) crash() {
 		w.t.Fatal(err)
 	}
 	b := m.Begin()
-	if err := errors.Join(b.Write(0, w.m.Bytes(0, w.m.Size())), b.Fence()); err != nil {
-		w.t.Fatal(err)
+	for off := int64(0); off < w.m.Size(); off += format.BlockSize {
+		if p := w.m.Bytes(off, format.BlockSize); !bytes.Equal(p, zeroBlock) {
+			w.ok(b.Write(off, p))
+		}
 	}
+	w.ok(b.Fence())
 	b.End()
 	if err := errors.Join(w.fs.Unmount(ctx), w.m.Close()); err != nil {
 		w.t.Fatal(err)

@@ -318,6 +318,3 @@ func (in *inode) mappedWithin(first, end format.Page) bool {
 }
 
 func (in *inode) mappedBeyond(p format.Page) bool { return in.mappedWithin(p, maxPage) }
-
-// mapped reports whether the inode has mappings.
-func (in *inode) mapped() bool { return in.mappedWithin(0, maxPage) }

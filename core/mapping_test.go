@@ -297,6 +297,11 @@ func TestAdoptMapping(t *testing.T) {
 	}
 	w.ok(m.Unmap(ctx))
 	waitFor(t, func() bool { return w.fs.Status().PendingOrphans == 0 })
+	sparse := w.file(root, "sparse")
+	w.ok(w.fs.Truncate(ctx, sparse, 8*4096))
+	m, _, err = w.fs.AdoptMapping(sparse, MapRequest{Length: 8 * 4096, Writable: true, Protector: p}, []PageRun{{2, 1}})
+	w.ok(err)
+	w.ok(m.Unmap(ctx)) // a dirty page without a block has no line to flush
 }
 
 // The image of a freeze does not change, whatever is tried, and has every store

@@ -123,8 +123,9 @@ func (fs *FS) reapStep(in *inode) (done bool, err error) {
 	defer pass.Exit()
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	// With another pin somebody reads it, or maps it: the last put queues it again.
-	if !in.is(flagOrphan) || in.refs.Load() != 1 || in.mapped() {
+	// With another pin somebody reads it, or maps it (a mapping pins its inode):
+	// the last put queues it again.
+	if !in.is(flagOrphan) || in.refs.Load() != 1 {
 		return true, nil
 	}
 	t, err := fs.begin(cutRecords+3, 0, true)
