@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -133,6 +134,9 @@ func (s *Server) serveContent(w http.ResponseWriter, r *http.Request, modified t
 	if err := content.failed(); err != nil {
 		return err // begun: fail breaks the connection; not begun: a plain refusal
 	}
+	if cw.err != nil {
+		return fmt.Errorf("%w: %w", errAborted, cw.err)
+	}
 	switch cw.refused {
 	case http.StatusRequestedRangeNotSatisfiable:
 		p := problem(kindRange, "the content has no bytes in the range %s", shorten(r.Header.Get("Range")))
@@ -149,7 +153,8 @@ func (s *Server) serveContent(w http.ResponseWriter, r *http.Request, modified t
 // contentWriter keeps back the refusals of ServeContent.
 type contentWriter struct {
 	http.ResponseWriter
-	refused int // status of a refusal; 0: none. Owned by the handler.
+	refused int   // status of a refusal; 0: none. Owned by the handler.
+	err     error // first failure to write. Owned by the handler.
 }
 
 func (w *contentWriter) WriteHeader(status int) {
@@ -164,18 +169,29 @@ func (w *contentWriter) Write(p []byte) (int, error) {
 	if w.refused != 0 {
 		return len(p), nil
 	}
-	return w.ResponseWriter.Write(p)
+	n, err := w.ResponseWriter.Write(p)
+	w.note(err)
+	return n, err
 }
 
 // ReadFrom keeps the copying of the writer beneath (R4).
-func (w *contentWriter) ReadFrom(src io.Reader) (int64, error) {
+func (w *contentWriter) ReadFrom(src io.Reader) (n int64, err error) {
 	if w.refused != 0 {
 		return io.Copy(io.Discard, src)
 	}
 	if rf, ok := w.ResponseWriter.(io.ReaderFrom); ok {
-		return rf.ReadFrom(src)
+		n, err = rf.ReadFrom(src)
+	} else {
+		n, err = io.Copy(struct{ io.Writer }{w.ResponseWriter}, src)
 	}
-	return io.Copy(struct{ io.Writer }{w.ResponseWriter}, src)
+	w.note(err)
+	return n, err
+}
+
+func (w *contentWriter) note(err error) {
+	if w.err == nil {
+		w.err = err
+	}
 }
 
 // Unwrap serves http.ResponseController.

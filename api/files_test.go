@@ -303,6 +303,22 @@ func TestSlowBody(t *testing.T) {
 	}
 }
 
+// TestStalledReader: a client that takes nothing of an answer is cut off.
+func TestStalledReader(t *testing.T) {
+	r := newRig(t, rigOptions{bytes: 64 << 20, limits: func(l *limits) { l.writeIdle = 200 * time.Millisecond }})
+	r.call("PUT", "/files/big", randomBytes(40<<20)).want(201)
+	c := must(net.Dial("tcp", r.hosts))(t)
+	defer c.Close()
+	_ = must(io.WriteString(c, "GET /files/big HTTP/1.1\r\nHost: localhost\r\n\r\n"))(t)
+	broken := func(m string) bool {
+		return strings.Contains(m, `permafrost_http_requests_total{call="get-file",status="broken"} 1`)
+	}
+	until(t, "the answer is given up", func() bool { return broken(string(r.call("GET", "/metrics", nil).body)) })
+	if n, err := io.Copy(io.Discard, c); n >= 40<<20 {
+		t.Errorf("%d bytes came, %v", n, err)
+	}
+}
+
 // TestFrozenWrites: 423 at once with what a script needs, or a wait.
 func TestFrozenWrites(t *testing.T) {
 	r := newRig(t, rigOptions{})
@@ -333,8 +349,9 @@ func TestFrozenWrites(t *testing.T) {
 		}
 	}
 	start := time.Now()
-	rep := r.call("PUT", "/files/new?wait=200ms", "new")
-	rep.problem(423, "frozen")
+	if v := r.call("PUT", "/files/new?wait=200ms", "new").problem(423, "frozen"); v["freeze_id"] != f["id"] || fmt.Sprint(v["holders"]) != "[h]" {
+		t.Errorf("423 after a wait says %v", v)
+	}
 	if d := time.Since(start); d < 200*time.Millisecond || d > 5*time.Second {
 		t.Errorf("wait=200ms took %v", d)
 	}

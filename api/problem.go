@@ -143,7 +143,7 @@ func (s *Server) decorate(p *Problem, r *freeze.Refusal) *Problem {
 	if r == nil {
 		r = &freeze.Refusal{}
 	}
-	if p.kind == kindFrozen && r.FreezeID == 0 {
+	if p.kind == kindFrozen {
 		r = s.standing(r)
 	}
 	if r.FreezeID != 0 {
@@ -176,19 +176,17 @@ func (s *Server) decorate(p *Problem, r *freeze.Refusal) *Problem {
 	return p
 }
 
-// standing fills a refusal with the freeze that stands now, if one does.
+// standing fills a refusal of a closed gate with the freeze that closes it.
 func (s *Server) standing(r *freeze.Refusal) *freeze.Refusal {
-	st := s.fs().Status()
-	if st.Freeze == nil {
+	now := s.fs().Status().Freeze
+	if now == nil || r.FreezeID != 0 && r.FreezeID != now.ID {
 		return r
 	}
 	f := *r
-	f.FreezeID = st.Freeze.ID
-	f.Since = st.Freeze.FrozenAt
-	f.ExpiresAt = st.Freeze.ExpiresAt
-	for _, h := range st.Freeze.Holds {
-		if h.EndedAt.IsZero() {
-			f.Holders = append(f.Holders, h.Holder)
+	f.FreezeID, f.Since, f.ExpiresAt, f.Holders = now.ID, now.FrozenAt, now.ExpiresAt, nil
+	for i := range now.Holds {
+		if now.Holds[i].EndedAt.IsZero() {
+			f.Holders = append(f.Holders, now.Holds[i].Holder)
 		}
 	}
 	return &f

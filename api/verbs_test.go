@@ -329,3 +329,77 @@ func parse(t *testing.T, v any) time.Time {
 	}
 	return at
 }
+
+// TestUndeliverable: a freeze whose answer cannot be delivered is taken back
+// (R6): the requester is found gone after it completed, or the answer breaks.
+func TestUndeliverable(t *testing.T) {
+	r := newRig(t, rigOptions{})
+	for name, send := range map[string]func(){
+		"gone": func() {
+			req := must(http.NewRequestWithContext(goneWhenFrozen{context.Background(), r}, "POST", "http://localhost/freeze?holder=h", nil))(t)
+			r.srv.ServeHTTP(&brokenWriter{}, req)
+		},
+		"broken": func() {
+			req := must(http.NewRequest("POST", "http://localhost/freeze?holder=h", nil))(t)
+			w := &brokenWriter{fails: true}
+			func() {
+				defer func() {
+					if p := recover(); p != http.ErrAbortHandler {
+						t.Errorf("the connection is not broken: %v", p)
+					}
+				}()
+				r.srv.ServeHTTP(w, req)
+			}()
+		},
+	} {
+		before := r.fs.Status().LastFreeze
+		send()
+		last := r.fs.Status().LastFreeze
+		if r.fs.Freezer().Level() != freeze.Unfrozen || last == nil || before != nil && last.ID == before.ID || last.State != freeze.StateRolledBack {
+			t.Errorf("%s: level %v, last freeze %+v", name, r.fs.Freezer().Level(), last)
+		}
+	}
+	// The replay of an answered freeze is not taken back: somebody has it.
+	f := r.call("POST", "/freeze?holder=h", nil, "Idempotency-Key: k").want(200).json()
+	req := must(http.NewRequestWithContext(goneWhenFrozen{context.Background(), r}, "POST", "http://localhost/freeze?holder=h", nil))(t)
+	req.Header.Set("Idempotency-Key", "k")
+	r.srv.ServeHTTP(&brokenWriter{}, req)
+	if th := r.thawed("hold=" + f["hold"].(string)); th["changed"] != true || th["held"] != true {
+		t.Errorf("a replay that could not be delivered ended the hold: %v", th)
+	}
+}
+
+// goneWhenFrozen is the context of a requester that leaves when the freeze is
+// complete.
+type goneWhenFrozen struct {
+	context.Context
+	r *rig
+}
+
+func (c goneWhenFrozen) Err() error {
+	if c.r.fs.Freezer().Level() == freeze.Complete {
+		return context.Canceled
+	}
+	return nil
+}
+
+// brokenWriter is a connection; one that fails takes headers and no bytes.
+type brokenWriter struct {
+	header http.Header
+	fails  bool
+}
+
+func (w *brokenWriter) Header() http.Header {
+	if w.header == nil {
+		w.header = http.Header{}
+	}
+	return w.header
+}
+func (w *brokenWriter) WriteHeader(int) {}
+func (w *brokenWriter) Flush()          {}
+func (w *brokenWriter) Write(p []byte) (int, error) {
+	if w.fails {
+		return 0, fmt.Errorf("broken pipe")
+	}
+	return len(p), nil
+}
