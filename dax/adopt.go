@@ -108,7 +108,7 @@ func (s *Server) takeBack(r *record, surviving bool) (*client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, m, forks, err := s.rebuild(r, fd)
+	c, m, err := s.rebuild(r, fd)
 	if err != nil {
 		_ = fd.Close()
 		return nil, err
@@ -119,9 +119,10 @@ func (s *Server) takeBack(r *record, surviving bool) (*client, error) {
 	s.mu.Unlock()
 	c.startMember(m, pidfd)
 	c.evMu.Lock()
-	for _, fd := range forks {
+	for _, fd := range m.forks {
 		m.applyForkLocked(fd)
 	}
+	m.forks = nil
 	for _, sp := range m.spans.list {
 		m.wake(sp.addr, sp.pages*pageBytes) // blocked stores fault again, and are told to us
 	}
@@ -135,62 +136,71 @@ func (s *Server) takeBack(r *record, surviving bool) (*client, error) {
 
 // rebuild makes the client and its mappings from the record and from what the
 // process really maps.
-func (s *Server) rebuild(r *record, fd *uffd.FD) (c *client, m *member, forks []int, err error) {
+func (s *Server) rebuild(r *record, fd *uffd.FD) (c *client, m *member, err error) {
 	fresh, err := fd.Handshake()
 	if err == nil && fresh {
 		err = errors.New("its descriptor was never served")
 	}
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, err
 	}
 	// Events that nobody has read: their authors go on now, and what they did
 	// shows in the memory map. A fork's child has not run yet, and has the pages
 	// of its parent.
-	if forks, err = collectForks(fd); err != nil {
-		return nil, nil, nil, err
-	}
-	vmas, err := imageVMAsWithin(r.PID, s.image, mapsPatience)
-	if err != nil {
-		return nil, nil, nil, err
-	}
 	id, _ := r.clientID() // checked when it was read
 	c = s.newClient(id, core.Process{PID: r.PID, UID: r.UID, Comm: r.Comm}, r.Started)
 	c.adopted = true
 	m = c.newMember(fd, r.Uffd, nil)
+	if err := m.collectForks(); err != nil {
+		return nil, nil, err
+	}
+	vmas, err := imageVMAsWithin(r.PID, s.image, mapsPatience)
+	if err != nil {
+		return nil, nil, err
+	}
 	for _, rm := range r.Mappings {
 		if err := c.adoptMapping(m, &rm, vmas); err != nil {
 			s.log.Error("attach: a mapping is not taken back", "process", r.PID, "inode", rm.Ino, "error", err)
 		}
 	}
-	return c, m, forks, nil
+	return c, m, nil
 }
 
 // collectForks reads what is pending and keeps the descriptors of forked
 // processes. Stores that wait are told again once they are woken.
-func collectForks(fd *uffd.FD) (forks []int, err error) {
+func (m *member) collectForks() error {
 	var batch [32]uffd.Message
 	for more := true; more; {
 		var n int
 		var errno unix.Errno
-		if n, more, errno = fd.Read(batch[:]); errno != 0 {
-			return nil, fmt.Errorf("read userfaultfd: %w", errno)
+		if n, more, errno = m.fd.Read(batch[:]); errno != 0 {
+			return fmt.Errorf("read userfaultfd: %w", errno)
 		}
 		for _, e := range batch[:n] {
 			if e.Event == uffd.EventFork {
-				forks = append(forks, e.FD)
+				m.forks = append(m.forks, e.FD)
 			}
 		}
 	}
-	return forks, nil
+	return nil
 }
 
 // protectMoved protects a range that the record does not have, while its
 // client may be changing its address space.
-func (m *member) protectMoved(sp span) unix.Errno {
+func (m *member) protectMoved(sp span) error {
 	for wait := firstPause; ; wait *= 2 {
 		errno := m.fd.WriteProtect(sp.addr, sp.pages*pageBytes, true)
-		if errno != unix.EAGAIN || wait > mapsPatience || pause(m.c.srv.ctx, wait) != nil {
+		switch {
+		case errno == 0:
+			return nil
+		case errno != unix.EAGAIN || wait > mapsPatience:
 			return errno
+		}
+		if err := m.collectForks(); err != nil {
+			return err
+		}
+		if err := pause(m.c.srv.ctx, wait); err != nil {
+			return err
 		}
 	}
 }
@@ -258,10 +268,10 @@ func (c *client) lookAt(m *member, mp *mapping, rm *recordMapping, vmas []vma) (
 			if !recorded(rm, sp) {
 				// Moved since the record was written: ours if it is registered.
 				// Protected now, it counts as written whole.
-				if errno := m.protectMoved(sp); errno == unix.ENOENT {
+				if err := m.protectMoved(sp); errors.Is(err, unix.ENOENT) {
 					continue
-				} else if errno != 0 {
-					return nil, nil, fmt.Errorf("write-protect %#x: %w", sp.addr, errno)
+				} else if err != nil {
+					return nil, nil, fmt.Errorf("write-protect %#x: %w", sp.addr, err)
 				}
 				spans = append(spans, sp)
 				written = append(written, core.PageRun{First: sp.page, Count: sp.pages})

@@ -32,6 +32,7 @@ type member struct {
 	now     granting            // owned by the worker (A7)
 	streams [streamCount]stream // owned by the worker
 	rotor   int                 // owned by the worker: next stream to reuse
+	forks   []int               // owned by takeBack: descriptors of children whose fork nobody had read
 	stop    func()              // owned by the housekeeper: ends the watch of the process
 	late    []uffd.Message      // guarded by c.evMu: planted builds only
 	grantFn grantFunc           // immutable: grant as a value, made once
