@@ -47,6 +47,7 @@ type appliance struct {
 	recorder  *recorder
 	attach    *dax.Server
 	rest      *api.Server
+	ui        *web.UI
 	servers   []*http.Server
 	listening []string // for people
 	serving   sync.WaitGroup
@@ -92,6 +93,7 @@ func (a *appliance) mount(ctx context.Context) error {
 	a.region = r
 	if made {
 		if err := core.Mkfs(r, core.MkfsOptions{Label: "permafrost"}); err != nil {
+			_ = os.Remove(a.places.pmem) // half made, by us
 			return err
 		}
 	}
@@ -162,6 +164,7 @@ func (a *appliance) startREST() error {
 	if err != nil {
 		return err
 	}
+	a.ui = ui
 	a.rest, err = api.New(api.Options{FS: a.fs, Ledger: a.ledger, Attach: attachView{a.attach},
 		Version: version(), Listen: a.listening, AllowedHosts: a.cmd.AllowedHost, UI: ui, LeaseMax: a.cmd.LeaseMax, NotReady: a.notReady, Logger: a.log})
 	if err != nil {
@@ -242,6 +245,9 @@ func (a *appliance) stop() {
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownTime)
 	defer cancel()
 	close(a.stopping)
+	if a.ui != nil {
+		a.ui.Close() // open tabs would hold up the servers' Shutdown
+	}
 	if a.rest != nil {
 		a.rest.Close()
 	}

@@ -142,9 +142,19 @@ func (s *serveCmd) places() (places, error) {
 	}
 	p.attach = s.AttachSocket
 	if p.attach == "" {
-		p.attach = filepath.Join(filepath.Dir(p.socket), "attach.sock")
+		p.attach = attachBeside(p.socket)
 	}
 	return p, nil
+}
+
+// attachBeside is the attach socket's default place: attach.sock beside
+// permafrost.sock, NAME-attach.sock beside NAME.sock.
+func attachBeside(socket string) string {
+	dir, name := filepath.Split(socket)
+	if name == "permafrost.sock" {
+		return filepath.Join(dir, "attach.sock")
+	}
+	return filepath.Join(dir, strings.TrimSuffix(name, ".sock")+"-attach.sock")
 }
 
 // firstUsableSocket takes /run/permafrost if its directory can be had, so that
@@ -174,8 +184,18 @@ func refuseOwnMount(dir string) error {
 	if err != nil {
 		return fmt.Errorf("the state directory: %w", err)
 	}
-	best, kind := "", ""
-	for _, line := range strings.Split(string(mounts), "\n") {
+	if mount, own := ownMount(string(mounts), dir); own {
+		return fmt.Errorf("the state directory %s lies on the Permafrost mount %s: while that is frozen the ledger could not be written; "+
+			"choose a directory on another file system with --state", dir, mount)
+	}
+	return nil
+}
+
+// ownMount finds the mount that dir lies on in the text of a mountinfo file,
+// and whether it is one of ours.
+func ownMount(mountinfo, dir string) (mount string, own bool) {
+	kind := ""
+	for _, line := range strings.Split(mountinfo, "\n") {
 		left, right, ok := strings.Cut(line, " - ")
 		f, g := strings.Fields(left), strings.Fields(right)
 		if !ok || len(f) < 5 || len(g) < 1 {
@@ -183,15 +203,11 @@ func refuseOwnMount(dir string) error {
 		}
 		at := unescapeMount(f[4])
 		under := dir == at || at == "/" || strings.HasPrefix(dir, at+"/")
-		if under && len(at) >= len(best) {
-			best, kind = at, g[0]
+		if under && len(at) >= len(mount) {
+			mount, kind = at, g[0]
 		}
 	}
-	if kind == "fuse.permafrost" {
-		return fmt.Errorf("the state directory %s lies on the Permafrost mount %s: while that is frozen the ledger could not be written; "+
-			"choose a directory on another file system with --state", dir, best)
-	}
-	return nil
+	return mount, kind == "fuse.permafrost"
 }
 
 // unescapeMount undoes the octal escapes of /proc/self/mountinfo.
