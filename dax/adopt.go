@@ -32,6 +32,8 @@ type Adoption struct {
 	Gone <-chan struct{}
 }
 
+var errUnmapped = errors.New("the process has unmapped it")
+
 // Adopt takes back the clients of a former server, without their help: they may
 // all be waiting in a store. Call it before Start, and before the file system
 // may allocate (core's Options.DeferOrphans). surviving is what
@@ -59,11 +61,12 @@ func (s *Server) Adopt(ctx context.Context, surviving bool) (*Adoption, error) {
 			continue
 		}
 		ours[r.PID] = true
+		a.Survivors = append(a.Survivors, c.failed...)
 		a.Clients++
 		a.Mappings += len(c.mappings)
 	}
 	if surviving {
-		a.Survivors = s.findSurvivors(ctx, ours)
+		a.Survivors = append(a.Survivors, s.findSurvivors(ctx, ours)...)
 	}
 	s.mu.Lock()
 	s.survivors = a.Survivors
@@ -159,8 +162,13 @@ func (s *Server) rebuild(r *record, fd *uffd.FD) (c *client, m *member, err erro
 		return nil, nil, err
 	}
 	for _, rm := range r.Mappings {
-		if err := c.adoptMapping(m, &rm, vmas); err != nil {
+		err := c.adoptMapping(m, &rm, vmas)
+		if err != nil {
 			s.log.Error("attach: a mapping is not taken back", "process", r.PID, "inode", rm.Ino, "error", err)
+		}
+		if err != nil && !errors.Is(err, errUnmapped) {
+			c.failed = append(c.failed, Survivor{PID: r.PID, Comm: r.Comm,
+				Why: fmt.Sprintf("its mapping of inode %d cannot be taken back (%v): end it", rm.Ino, err)})
 		}
 	}
 	return c, m, nil
@@ -219,7 +227,7 @@ func (c *client) adoptMapping(m *member, rm *recordMapping, vmas []vma) error {
 		return err
 	}
 	if mp.writable && len(spans) == 0 {
-		return errors.New("the process has unmapped it")
+		return errUnmapped
 	}
 	req := core.MapRequest{Offset: int64(mp.first) * pageBytes, Length: int64(mp.pages) * pageBytes,
 		Writable: mp.writable, WayIn: wayIn, Process: c.proc}
@@ -374,7 +382,7 @@ func (s *Server) awaitSurvivors(list []Survivor, ours map[int]bool, gone chan st
 				return
 			}
 		}
-		list = s.findSurvivors(s.ctx, ours) // those they forked meanwhile
+		list = s.findSurvivors(s.ctx, ours) // those they forked meanwhile; a client that failed has ended
 		s.mu.Lock()
 		s.survivors = list
 		s.mu.Unlock()

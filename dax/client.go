@@ -26,6 +26,7 @@ type client struct {
 	since   time.Time     // immutable
 	adopted bool          // immutable: taken back after a restart of the server
 
+	failed  []Survivor     // immutable once adopted: mappings of a former server that could not be taken back
 	running sync.WaitGroup // goroutines of this client but its connection's
 	kicked  chan struct{}  // capacity 1: the housekeeper has something to do
 	done    chan struct{}  // closed when the client has ended or the server quits
