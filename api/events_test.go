@@ -28,10 +28,12 @@ func (r *rig) events(query string, headers ...string) *eventReader {
 	if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != "text/event-stream" {
 		r.t.Fatalf("/events: %d %v", resp.StatusCode, resp.Header)
 	}
-	e := &eventReader{t: r.t, resp: resp, lines: make(chan string, 1000)}
+	e := &eventReader{t: r.t, resp: resp, lines: make(chan string, 20)}
 	go func() {
 		defer close(e.lines)
-		for sc := bufio.NewScanner(resp.Body); sc.Scan(); {
+		sc := bufio.NewScanner(resp.Body)
+		sc.Buffer(nil, 1<<20)
+		for sc.Scan() {
 			e.lines <- sc.Text()
 		}
 	}()

@@ -63,7 +63,7 @@ func (s *Server) freezeVerbs() {
 		description: "Brings the image to one consistent, durable point and holds it there. Answers when the freeze is complete. " +
 			"If the requester leaves before the answer, the freeze is rolled back.",
 		answers: []answer{{status: 200, describe: "Frozen.", body: freezeAnswer{}}},
-		problems: []*kind{kindAlreadyFrozen, kindFreezeTimedOut, kindOverCap, kindKeyReused, kindFreezeLost, kindTooManyHeld,
+		problems: []*kind{kindAlreadyFrozen, kindFreezeTimedOut, kindFreezeFailed, kindOverCap, kindKeyReused, kindFreezeLost, kindTooManyHeld,
 			kindShuttingDown, kindReadOnly, kindIOError},
 	}, s.postFreeze)
 	route(s, operation{
@@ -97,7 +97,7 @@ func (s *Server) postFreeze(w http.ResponseWriter, r *http.Request, p *freezePar
 	rec, hold, err := s.fs().Freeze(r.Context(), freeze.Request{Holder: holder, Reason: p.Reason, Lease: p.Lease,
 		Patience: p.Patience, Wait: p.Wait, Join: p.Join, RequireToken: p.RequireToken, Key: p.Key, WalkAll: p.Strategy == "walk-all"})
 	if err != nil {
-		return err
+		return s.freezeProblem(err)
 	}
 	// R6. A replayed hold is older than this request: it was answered before,
 	// and is not ours to take back.
@@ -116,6 +116,17 @@ func (s *Server) postFreeze(w http.ResponseWriter, r *http.Request, p *freezePar
 		s.fs().Freezer().Abandon(hold.ID)
 	}
 	return err
+}
+
+// freezeProblem gives a freeze that failed for a reason without a name of its
+// own the name that scripts look for.
+func (s *Server) freezeProblem(err error) error {
+	p := s.problemOf(err)
+	if p.kind == kindInternal {
+		p = problem(kindFreezeFailed, "%v; nothing is held: mend that, or try again", err).because(err)
+		p.Retry = time.Second
+	}
+	return p
 }
 
 func answerFreeze(rec *freeze.Record, hold *freeze.Hold) *freezeAnswer {

@@ -86,7 +86,7 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		}
 		panic(http.ErrAbortHandler)
 	}
-	if p.kind.status >= 500 && p.kind != kindFreezeTimedOut && p.kind != kindStarting {
+	if p.kind.status == http.StatusInternalServerError || p.kind == kindFreezeFailed {
 		s.log.Error("request failed", "method", r.Method, "path", r.URL.Path, "problem", p.kind.name, "err", err)
 	}
 	writeProblem(w, r, p)

@@ -67,6 +67,7 @@ var (
 	kindIOError        = add(500, "io-error", "Input/output error", "The pmem file failed: a bad block, a truncated file or a failed flush. The detail names the block if it is known.")
 	kindNotSupported   = add(501, "not-supported", "Not supported", "The file system does not do this.")
 	kindFreezeTimedOut = add(503, "freeze-timed-out", "The freeze timed out", "The freeze did not become complete within its patience. It was rolled back entirely: nothing is held. waiting_for names whom it waited for. Try again, or give it more patience=.")
+	kindFreezeFailed   = add(503, "freeze-failed", "The freeze failed", "The freeze could not be reached, for a reason other than time: the detail names it, such as a program whose mappings could not be write-protected. It was rolled back entirely: nothing is held.")
 	kindReadOnly       = add(503, "read-only", "The file system is read-only", "A flush or commit failed, or the image was opened read-only. It can be read, but not changed, until it is mounted anew. GET /readyz has the cause.")
 	kindTooManyHeld    = add(503, "too-many-held", "Too many callers are held", "The appliance holds as many callers as it can. Try again after the thaw.")
 	kindTooManyEvents  = add(503, "too-many-streams", "Too many event streams", "The appliance serves as many event streams as it can. Close some, or try again.")

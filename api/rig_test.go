@@ -139,7 +139,7 @@ func (r *rig) record(done chan struct{}) {
 		switch {
 		case e.Freeze != nil && e.Freeze.Wait != nil:
 			b := e.Freeze.Wait
-			r.ledger.RecordBlocked([]store.Blocked{{FreezeID: int64(b.FreezeID), Gate: levelName(b.Gate), Op: b.Op, Ino: int64(b.Ino),
+			r.ledger.RecordBlocked([]store.Blocked{{FreezeID: int64(b.FreezeID), Gate: b.Gate.String(), Op: b.Op, Ino: int64(b.Ino),
 				Path: b.Path, WayIn: b.WayIn, PID: b.PID, Comm: b.Comm, UID: int64(b.UID), Remote: b.Remote, Since: b.Since,
 				WaitedUS: microseconds(b.Waited), Cancelled: b.Cancelled}})
 		case e.Freeze != nil && e.Freeze.Freeze != nil:

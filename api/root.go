@@ -27,8 +27,11 @@ func (s *Server) getRoot(w http.ResponseWriter, r *http.Request, _ *noParams) er
 		return nil
 	}
 	base := "http://localhost:7433"
-	if !callerOf(r).local && r.Host != "" {
+	switch {
+	case !callerOf(r).local && r.Host != "":
 		base = "http://" + r.Host
+	case len(s.opt.Listen) > 0:
+		base = s.opt.Listen[0]
 	}
 	state := "starting"
 	if fs := s.fs(); fs != nil {

@@ -49,9 +49,10 @@ type Options struct {
 	Ledger Ledger
 	// Attach may be nil: programs cannot map files directly.
 	Attach Attach
-	// Version of the program, and the addresses it listens on, for people.
+	// Version of the program.
 	Version string
-	Listen  []string
+	// Listen are the URLs it listens on, for people.
+	Listen []string
 	// AllowedHosts are Host names served beside localhost, without ports.
 	AllowedHosts []string
 	// UI serves /ui/; may be nil.

@@ -80,7 +80,7 @@ func (s *Server) statusRoute() {
 func (s *Server) getStatus(w http.ResponseWriter, r *http.Request, _ *noParams) error {
 	st := s.fs().Status()
 	v := statusView{
-		State: st.State, Level: levelName(st.Level), Since: stamp(st.Since),
+		State: st.State, Level: st.Level.String(), Since: stamp(st.Since),
 		InstanceID: st.InstanceID, Version: s.opt.Version, Label: st.Label, Generation: uint64(st.Generation),
 		UptimeS: s.now().Sub(s.started).Seconds(),
 		Pmem: pmemView{Path: st.Medium.Path, SizeBytes: st.Medium.SizeBytes, Domain: st.Medium.Domain,

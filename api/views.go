@@ -149,7 +149,7 @@ func viewBlocked(b *freeze.Blocked, now time.Time) blockedView {
 	if b.PID == 0 {
 		uid = -1
 	}
-	return blockedView{ID: b.ID, Gate: levelName(b.Gate), Op: b.Op, Ino: b.Ino, Path: utf8Path(b.Path), WayIn: b.WayIn, PID: b.PID,
+	return blockedView{ID: b.ID, Gate: b.Gate.String(), Op: b.Op, Ino: b.Ino, Path: utf8Path(b.Path), WayIn: b.WayIn, PID: b.PID,
 		Command: b.Comm, UID: uid, Remote: b.Remote, Page: b.Page, Since: stamp(b.Since), WaitedUS: microseconds(now.Sub(b.Since))}
 }
 
@@ -180,21 +180,6 @@ type foundView struct {
 func viewFound(f *store.FoundInode) foundView {
 	return foundView{Ino: uint64(f.Ino), Path: utf8Path(f.Path), Href: fileHref(f.Path), Pages: uint64(f.Pages), Bytes: uint64(f.Bytes),
 		DirtySince: stamp(f.DirtySince), FoundAt: stamp(f.FoundAt), FreezeID: uint64(f.FreezeID), SyncID: uint64(f.SyncID), InWindow: f.Window}
-}
-
-// levelName is a level as the surface writes it.
-func levelName(l freeze.Level) string {
-	switch l {
-	case freeze.Unfrozen:
-		return "unfrozen"
-	case freeze.Write:
-		return "write"
-	case freeze.PageFault:
-		return "page_fault"
-	case freeze.FS:
-		return "fs"
-	}
-	return "complete"
 }
 
 // pageRange is a run of pages of a file, in pages of 4096 bytes.
