@@ -36,6 +36,7 @@ type benchWriterCmd struct {
 }
 
 func (w *benchWriterCmd) Run(c *console) error {
+	nameProcess("bench-writer")
 	runtime.GOMAXPROCS(4)
 	debug.SetGCPercent(-1) // a collection would wait for a thread held in a fault
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)

@@ -79,3 +79,7 @@ func (w *writerProcess) end() {
 	_ = w.proc.Kill() // it may have ended by itself
 	_, _ = w.proc.Wait()
 }
+
+// nameProcess is what ps, /mappings and /blocked call this process: a child
+// would otherwise go by the name of its binary. Failing is harmless.
+func nameProcess(name string) { _ = os.WriteFile("/proc/self/comm", []byte(name), 0o644) }

@@ -41,6 +41,7 @@ type demoWriterCmd struct {
 }
 
 func (d *demoWriterCmd) Run(c *console) error {
+	nameProcess("demo-writer")
 	runtime.GOMAXPROCS(8)  // a thread held in a store keeps its processor
 	debug.SetGCPercent(-1) // a collection would wait for a held thread
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)

@@ -43,6 +43,7 @@ type proveWriterCmd struct {
 const storeLogMax = 4 << 20
 
 func (w *proveWriterCmd) Run(c *console) error {
+	nameProcess("prove-writer")
 	p := pattern{w.Clients, w.Threads, w.Pages}
 	if err := p.validate(); err != nil {
 		return err
