@@ -13,7 +13,6 @@ type commitStats struct {
 	total   atomic.Uint64 // timed and freezes' commits
 	lastAt  atomic.Int64  // ns since 1970 of the last timed or freeze commit
 	latency atomic.Int64  // of that, ns
-	depth   atomic.Int64  // of the tree, as of the last commit here
 }
 
 // commitTimed commits the open group every CommitInterval if it has changes,
@@ -57,8 +56,5 @@ func (fs *FS) noteCommit(freezeID uint64, start time.Time) {
 	fs.commits.total.Add(1)
 	fs.commits.lastAt.Store(start.UnixNano())
 	fs.commits.latency.Store(int64(d))
-	if freezeID == 0 { // Info waits for commits in progress: not in a window
-		fs.commits.depth.Store(int64(fs.store.Info().Depth))
-	}
 	fs.events.emit(Event{Commit: &CommitEvent{Generation: fs.store.DurableGeneration(), FreezeID: freezeID, Duration: d}})
 }

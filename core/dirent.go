@@ -51,8 +51,8 @@ func (fs *FS) findName(dir format.Ino, name string) (nameEntry, error) {
 			}
 			return nameEntry{cookie: free}, nil
 		}
-		var d format.Dirent
-		if err := d.Decode(v); err != nil {
+		d, err := format.DecodeDirent(v)
+		if err != nil {
 			return nameEntry{}, ioError(err, "look up %q in directory %d", name, dir)
 		}
 		if string(d.Name) == name {
@@ -76,8 +76,8 @@ func (fs *FS) nameAt(dir format.Ino, cookie uint64) (string, format.Ino, error) 
 	if err != nil {
 		return "", 0, err
 	}
-	var d format.Dirent
-	if err := d.Decode(v); err != nil {
+	d, err := format.DecodeDirent(v)
+	if err != nil {
 		return "", 0, err
 	}
 	return string(d.Name), d.Ino, nil

@@ -4,6 +4,7 @@ import (
 	"sync"
 	"time"
 
+	"permafrost/core/format"
 	"permafrost/core/freeze"
 )
 
@@ -44,6 +45,20 @@ func (s *stream) emit(e Event) {
 	default:
 		s.dropped++
 	}
+}
+
+// emitSync is emit for the most frequent event: one that will be dropped costs
+// no allocation.
+func (s *stream) emitSync(kind string, ino format.Ino, res *SyncResult) {
+	s.mu.Lock()
+	if s.closed || len(s.ch) >= cap(s.ch)*3/4 {
+		s.seq++
+		s.dropped++
+		s.mu.Unlock()
+		return
+	}
+	s.mu.Unlock()
+	s.emit(Event{Sync: &SyncEvent{Kind: kind, Ino: ino, SyncResult: *res}})
 }
 
 func (s *stream) close() {

@@ -138,7 +138,6 @@ func (fs *FS) open() error {
 	}
 	fs.mounted = fs.store.Info()
 	fs.seed, fs.label = format.HashSeed(fs.mounted.HashSeed), fs.mounted.Label
-	fs.commits.depth.Store(int64(fs.mounted.Depth))
 	if err := fs.openRest(); err != nil {
 		return errors.Join(err, fs.store.Close(context.Background()))
 	}

@@ -85,7 +85,7 @@ func (d *driver) pick() (*mnode, string, *mnode) {
 }
 
 func TestModel(t *testing.T) {
-	steps := 4000
+	steps := 3000
 	if testing.Short() {
 		steps = 1000
 	}

@@ -184,32 +184,28 @@ func appendPage(runs []PageRun, p format.Page) []PageRun {
 	return append(runs, PageRun{First: p, Count: 1})
 }
 
+// pageBufs are buffers to read page sets with: a set is behind an interface,
+// so that a buffer on the stack would not stay there.
+var pageBufs = sync.Pool{New: func() any { return new([1024]uint32) }}
+
 // appendRuns appends the members of [first, end) of a set as runs, at most
 // limit of them.
 func appendRuns(runs []PageRun, set *roaring.Bitmap, first, end uint64, limit int) []PageRun {
-	var buf [256]uint32
-	it := set.ManyIterator()
-	if first > 0 {
-		peek := set.Iterator()
-		peek.AdvanceIfNeeded(uint32(first))
-		for peek.HasNext() {
-			p := uint64(peek.Next())
-			if p >= end {
-				break
-			}
-			if runs = appendPage(runs, format.Page(p)); len(runs) > limit {
-				return runs[:limit]
-			}
-		}
-		return runs
-	}
-	for {
+	buf := pageBufs.Get().(*[1024]uint32)
+	defer pageBufs.Put(buf)
+	for it := set.ManyIterator(); ; {
 		n := it.NextMany(buf[:])
 		if n == 0 {
 			return runs
 		}
+		if uint64(buf[n-1]) < first {
+			continue
+		}
 		for _, p := range buf[:n] {
-			if uint64(p) >= end {
+			switch {
+			case uint64(p) < first:
+				continue
+			case uint64(p) >= end:
 				return runs
 			}
 			if runs = appendPage(runs, format.Page(p)); len(runs) > limit {

@@ -47,8 +47,21 @@ func (fs *FS) readShared(in *inode, p []byte, off int64) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
+	e, ok, err := fs.extentAt(in.ino, pageOf(off))
+	if err != nil {
+		return 0, err
+	}
+	if ok && e.end() >= pagesUp(off+int64(len(p))) { // the common case: one extent has it all
+		if _, err := fs.m.ReadAt(p, blockOff(e.Block)+off-int64(e.Page)*format.PageSize); err != nil {
+			return 0, ioError(err, "read page %d of inode %d", pageOf(off), in.ino)
+		}
+		if short {
+			return len(p), io.EOF
+		}
+		return len(p), nil
+	}
 	done := 0
-	err := fs.pieces(in.ino, pageOf(off), pagesUp(off+int64(len(p))), func(pg format.Page, b format.Block, n uint64) error {
+	err = fs.pieces(in.ino, pageOf(off), pagesUp(off+int64(len(p))), func(pg format.Page, b format.Block, n uint64) error {
 		// The piece covers file bytes [start, start+n pages); we are at off+done.
 		skip := off + int64(done) - int64(pg)*format.PageSize
 		part := p[done:]

@@ -55,7 +55,7 @@ func (fs *FS) Status() Status {
 		InodesDirty: uint64(fs.dirty.inodes.Load()), DirtyPages: uint64(fs.dirty.pages.Load()),
 		Mappings: uint64(fs.mappings.count()), Blocked: uint64(f.Blocked),
 		Degraded: fs.store.Err(), Recovery: fs.mounted.RecoveryTime, AllocatorRebuilt: fs.mounted.Rebuilt,
-		TreeDepth: int(fs.commits.depth.Load()), FsyncTotal: fs.fsyncs.Load(), CommitTotal: fs.commits.total.Load(),
+		TreeDepth: fs.store.Depth(), FsyncTotal: fs.fsyncs.Load(), CommitTotal: fs.commits.total.Load(),
 		FaultTotal: fs.faults.Load(), OpsTotal: fs.ops.byName(),
 		EventsDropped: fs.events.lost() + f.Dropped, PendingOrphans: uint64(max(fs.reaper.pending.Load(), 0)),
 		LastCommitLatency: time.Duration(fs.commits.latency.Load()),

@@ -79,7 +79,7 @@ func (fs *FS) fsync(ctx context.Context, in *inode, first, end format.Page, kind
 	res.Generation = fs.store.DurableGeneration()
 	res.Duration = time.Since(start)
 	fs.fsyncs.Add(1)
-	fs.events.emit(Event{Sync: &SyncEvent{Kind: kind, Ino: in.ino, SyncResult: res}})
+	fs.events.emitSync(kind, in.ino, &res)
 	return res, nil
 }
 
@@ -191,18 +191,26 @@ func (fs *FS) protectPages(ctx context.Context, in *inode, pg *pages, first, end
 // flushPages starts the write-back of the cleaning pages' lines. Needs the
 // sync lock; the blocks of mapped pages stay where they are, so no inode lock.
 func (fs *FS) flushPages(in *inode, pg *pages, b pmem.Batch) error {
+	var e Extent // the one found last: runs are many where extents are few
 	for _, r := range pg.cleaning {
-		err := fs.pieces(in.ino, r.First, r.end(), func(p format.Page, blk format.Block, n uint64) error {
-			if blk == 0 {
-				return nil // unmapped and punched since
+		for at := r.First; at < r.end(); {
+			if at < e.Page || at >= e.end() {
+				var ok bool
+				var err error
+				if e, ok, err = fs.extentAt(in.ino, at); err != nil {
+					return err
+				}
+				if !ok || at >= e.end() {
+					e = Extent{}
+					at++ // unmapped and punched since
+					continue
+				}
 			}
-			if err := b.Flush(blockOff(blk), int64(n)*format.BlockSize); err != nil {
-				return ioError(err, "flush page %d of inode %d", p, in.ino)
+			n := min(e.end(), r.end()) - at
+			if err := b.Flush(blockOff(e.at(at)), int64(n)*format.BlockSize); err != nil {
+				return ioError(err, "flush page %d of inode %d", at, in.ino)
 			}
-			return nil
-		})
-		if err != nil {
-			return err
+			at += n
 		}
 	}
 	return nil
@@ -242,7 +250,7 @@ func (fs *FS) Sync(ctx context.Context) (SyncResult, error) {
 	}
 	fs.fsyncs.Add(1)
 	res := SyncResult{Generation: fs.store.DurableGeneration(), Flushed: flushed, Duration: time.Since(start)}
-	fs.events.emit(Event{Sync: &SyncEvent{Kind: "sync", SyncResult: res}})
+	fs.events.emitSync("sync", 0, &res)
 	fs.kickFound()
 	return res, nil
 }

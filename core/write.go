@@ -121,11 +121,18 @@ type gap struct {
 // points at them, so that the group's commit covers both.
 func (fs *FS) writeLocked(in *inode, p []byte, off int64) error {
 	first, end := pageOf(off), pagesUp(off+int64(len(p)))
+	e, ok, err := fs.extentAt(in.ino, first)
+	if err != nil {
+		return err
+	}
+	if ok && e.end() >= end { // the common case: one extent has it all
+		return fs.overwrite(in, p, off, []Extent{e})
+	}
 	var room [8]gap
 	gaps, missing := room[:0], uint64(0)
 	var inPlace [4]Extent
 	exts := inPlace[:0]
-	err := fs.pieces(in.ino, first, end, func(pg format.Page, b format.Block, n uint64) error {
+	err = fs.pieces(in.ino, first, end, func(pg format.Page, b format.Block, n uint64) error {
 		if b == 0 {
 			gaps = append(gaps, gap{pg, n})
 			missing += n
@@ -137,13 +144,18 @@ func (fs *FS) writeLocked(in *inode, p []byte, off int64) error {
 	if err != nil {
 		return err
 	}
+	if missing > 0 {
+		return fs.writeNew(in, p, off, exts, gaps, missing)
+	}
+	return fs.overwrite(in, p, off, exts)
+}
+
+// overwrite is writeLocked without gaps. No block is needed, so the copy does
+// not hold up a seal.
+func (fs *FS) overwrite(in *inode, p []byte, off int64, exts []Extent) error {
 	b := fs.m.Begin()
 	defer b.End()
-	if missing > 0 {
-		return fs.writeNew(in, b, p, off, exts, gaps, missing)
-	}
-	// No block is needed: the copy does not hold up a seal.
-	err = fs.copyIn(in, b, p, off, exts)
+	err := fs.copyIn(in, b, p, off, exts)
 	b.Order()
 	if err != nil {
 		return err
@@ -157,7 +169,9 @@ func (fs *FS) writeLocked(in *inode, p []byte, off int64) error {
 
 // writeNew is writeLocked with gaps: blocks are reserved before the first byte
 // is written, so that a full image costs nothing that was there.
-func (fs *FS) writeNew(in *inode, b pmem.Batch, p []byte, off int64, exts []Extent, gaps []gap, missing uint64) error {
+func (fs *FS) writeNew(in *inode, p []byte, off int64, exts []Extent, gaps []gap, missing uint64) error {
+	b := fs.m.Begin()
+	defer b.End()
 	t, err := fs.begin(recordsForRun(missing), int(missing), false)
 	if err != nil {
 		return err

@@ -154,23 +154,29 @@ func AppendDirent(b []byte, ino Ino, typ uint32, name string) []byte {
 }
 
 // Decode reads d from v and verifies it. The error wraps ErrBadRecord.
-func (d *Dirent) Decode(v []byte) error {
+func (d *Dirent) Decode(v []byte) (err error) {
+	*d, err = DecodeDirent(v)
+	return err
+}
+
+// DecodeDirent is Decode by value, which lets v stay on its owner's stack.
+func DecodeDirent(v []byte) (d Dirent, err error) {
 	if len(v) <= direntHead || len(v) > direntHead+MaxName {
-		return bad("dirent", "length %d", len(v))
+		return d, bad("dirent", "length %d", len(v))
 	}
 	d.Ino = Ino(binary.LittleEndian.Uint64(v))
 	d.Type = uint32(v[8]) << 12
 	d.Name = v[direntHead:]
 	switch {
 	case d.Ino == 0:
-		return bad("dirent", "inode 0")
+		return d, bad("dirent", "inode 0")
 	case !ValidType(d.Type):
-		return bad("dirent", "type %#o", d.Type)
+		return d, bad("dirent", "type %#o", d.Type)
 	}
 	if why := NameProblem(d.Name); why != "" {
-		return bad("dirent", "name %s", why)
+		return d, bad("dirent", "name %s", why)
 	}
-	return nil
+	return d, nil
 }
 
 // NameProblem says what is wrong with a file name, "" if nothing is.
