@@ -20,6 +20,7 @@ type Report struct {
 	Problems     []Problem
 	ProblemTotal uint64 // Problems is bounded
 	Duration     time.Duration
+	Repaired     *Repaired // what Repair did to the image; nil: nothing
 }
 
 // Problem names what is wrong and where.

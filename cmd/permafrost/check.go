@@ -3,22 +3,29 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
 	"time"
 
 	"permafrost/core"
+	"permafrost/core/format"
 	"permafrost/pmem"
 )
 
 type checkCmd struct {
-	Image  string `arg:"" help:"The pmem file. Nobody may be serving it." type:"path"`
-	Repair bool   `help:"Salvage what can be read; damage is listed, never dropped in silence."`
-	JSON   bool   `name:"json" help:"A machine-readable report."`
+	Image      string `arg:"" help:"The pmem file. Nobody may be serving it." type:"path"`
+	Repair     bool   `help:"Salvage what can be read; damage is listed, never dropped in silence. A clean image is not touched."`
+	Generation uint64 `help:"With --repair: work from this commit of the ring (permafrost dump IMAGE ring lists them)." placeholder:"G"`
+	JSON       bool   `name:"json" help:"A machine-readable report."`
 }
 
+// Run checks or repairs. The status is 1 if the image is not clean when it ends.
 func (k *checkCmd) Run(c *console) error {
+	if k.Generation != 0 && !k.Repair {
+		return &exitError{code: exitUsage, err: errors.New("--generation needs --repair")}
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	r, err := pmem.Open(k.Image, pmem.Options{})
@@ -31,13 +38,18 @@ func (k *checkCmd) Run(c *console) error {
 			progressf(c, "checking: %d of %d (%d%%)", done, total, done*100/total)
 		}
 	}
-	rep, err := core.Check(ctx, r, progress)
+	var rep *core.Report
+	if k.Repair {
+		rep, err = core.Repair(ctx, r, core.RepairOptions{Generation: format.Generation(k.Generation), Progress: progress})
+	} else {
+		rep, err = core.Check(ctx, r, progress)
+	}
 	progressDone(c)
 	if err != nil {
 		return err
 	}
 	if k.JSON {
-		raw, err := json.Marshal(rep)
+		raw, err := json.Marshal(wireReportOf(k.Image, rep))
 		if err != nil {
 			return err
 		}
@@ -47,7 +59,7 @@ func (k *checkCmd) Run(c *console) error {
 	} else {
 		printReport(c, k.Image, rep)
 	}
-	if !rep.OK() {
+	if !rep.OK() && rep.Repaired == nil {
 		return &exitError{code: exitFailed}
 	}
 	return nil
@@ -65,16 +77,64 @@ func printReport(c *console, image string, rep *core.Report) {
 			where += fmt.Sprintf(" inode %d", p.Ino)
 		}
 		if p.Path != "" {
-			where += " " + p.Path
+			where += fmt.Sprintf(" %q", p.Path)
 		}
 		c.printf("  %s:%s: %s\n", p.Kind, where, p.Detail)
 	}
 	if more := rep.ProblemTotal - uint64(len(rep.Problems)); more > 0 {
 		c.printf("  and %d more\n", more)
 	}
-	if rep.OK() {
+	switch r := rep.Repaired; {
+	case r != nil:
+		c.printf("repaired from generation %d: %d problems, %d records changed, %d inodes linked under /lost+found; the image is clean now\n",
+			r.From, rep.ProblemTotal, r.Edits, r.Found)
+	case rep.OK():
 		c.printf("clean\n")
-	} else {
-		c.printf("%d problems\n", rep.ProblemTotal)
+	default:
+		c.printf("%d problems; permafrost check --repair %s salvages what can be read\n", rep.ProblemTotal, image)
 	}
+}
+
+// wireReport is the document of --json.
+type wireReport struct {
+	Image      string            `json:"image"`
+	Clean      bool              `json:"clean"` // now
+	Generation format.Generation `json:"generation"`
+	Inodes     uint64            `json:"inodes_total"`
+	Dirs       uint64            `json:"directories_total"`
+	Nodes      uint64            `json:"tree_nodes_total"`
+	DataBlocks uint64            `json:"data_blocks_total"`
+	DurationMS float64           `json:"duration_ms"`
+	Problems   []wireProblem     `json:"problems"`
+	Total      uint64            `json:"problems_total"`
+	Repaired   *wireRepaired     `json:"repaired"` // null: nothing was changed
+}
+
+type wireProblem struct {
+	Kind   string       `json:"kind"`
+	Block  format.Block `json:"block,omitempty"`
+	Ino    format.Ino   `json:"ino,omitempty"`
+	Path   string       `json:"path,omitempty"`
+	Detail string       `json:"detail"`
+}
+
+type wireRepaired struct {
+	From    format.Generation `json:"from_generation"`
+	Records uint64            `json:"records_read_total"`
+	Edits   uint64            `json:"records_changed_total"`
+	Found   uint64            `json:"lost_and_found_total"`
+	Strays  int               `json:"stray_leaves_total"`
+}
+
+func wireReportOf(image string, rep *core.Report) *wireReport {
+	w := &wireReport{Image: image, Clean: rep.OK() || rep.Repaired != nil, Generation: rep.Generation, Inodes: rep.Inodes, Dirs: rep.Directories,
+		Nodes: rep.Nodes, DataBlocks: rep.DataBlocks, DurationMS: rep.Duration.Seconds() * 1e3,
+		Problems: make([]wireProblem, len(rep.Problems)), Total: rep.ProblemTotal}
+	for i, p := range rep.Problems {
+		w.Problems[i] = wireProblem(p)
+	}
+	if r := rep.Repaired; r != nil {
+		w.Repaired = (*wireRepaired)(r)
+	}
+	return w
 }

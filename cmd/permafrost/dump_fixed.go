@@ -170,8 +170,9 @@ func (p *dumper) usedBlocks(s *dumpSection) (nodes, data *tree.BlockSet) {
 		}
 	}
 	p.s.Walk(tree.Key{}, format.MaxKey, tree.Visit{
-		Node: func(ptr format.Ptr, level int, _ *format.Node) {
+		Node: func(ptr format.Ptr, level int, _ *format.Node) bool {
 			claim(nodes, data, ptr.Block, 1, fmt.Sprintf("node of level %d", level))
+			return true
 		},
 		Leaf: func(_ format.Ptr, n *format.Node, i, j int) bool {
 			for ; i < j; i++ {

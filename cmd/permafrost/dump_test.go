@@ -124,7 +124,10 @@ func TestDump(t *testing.T) {
 		t.Fatal(err)
 	}
 	var blocks []format.Block
-	s.Walk(tree.Key{}, format.MaxKey, tree.Visit{Node: func(p format.Ptr, _ int, _ *format.Node) { blocks = append(blocks, p.Block) }})
+	s.Walk(tree.Key{}, format.MaxKey, tree.Visit{Node: func(p format.Ptr, _ int, _ *format.Node) bool {
+		blocks = append(blocks, p.Block)
+		return true
+	}})
 	m.Close()
 	if len(blocks) < 3 {
 		t.Fatalf("a tree of %d nodes", len(blocks))

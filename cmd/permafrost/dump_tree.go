@@ -22,7 +22,7 @@ func (p *dumper) tree() {
 	var sums [format.MaxLevel + 1]levelSum
 	kinds := make(map[string]uint64)
 	p.s.Walk(tree.Key{}, format.MaxKey, tree.Visit{
-		Node: func(ptr format.Ptr, level int, n *format.Node) {
+		Node: func(ptr format.Ptr, level int, n *format.Node) bool {
 			l := &sums[level]
 			if l.nodes == 0 || ptr.Birth < l.oldest {
 				l.oldest = ptr.Birth
@@ -31,6 +31,7 @@ func (p *dumper) tree() {
 			l.nodes++
 			l.slots += uint64(n.Count())
 			l.used += uint64(n.Used())
+			return true
 		},
 		Leaf: func(_ format.Ptr, n *format.Node, i, j int) bool {
 			for ; i < j; i++ {

@@ -51,9 +51,19 @@ func (s *BlockSet) Add(b format.Block, n uint64) (fresh uint64) {
 	return fresh
 }
 
-// Remove takes [b, b+n) out.
-func (s *BlockSet) Remove(b format.Block, n uint64) {
-	s.words(b, n, func(w *uint64, mask uint64) { *w &^= mask })
+// AddAll makes the members of o members. Both are sets of the same image.
+func (s *BlockSet) AddAll(o *BlockSet) {
+	for i, part := range o.parts {
+		switch {
+		case part == nil:
+		case s.parts[i] == nil:
+			s.parts[i] = new(*part)
+		default:
+			for w, word := range part {
+				s.parts[i][w] |= word
+			}
+		}
+	}
 }
 
 // Count is how many of [b, b+n) are members.

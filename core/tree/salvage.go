@@ -12,12 +12,14 @@ import (
 // and that nobody has open. It trusts nothing it reads, changes nothing, and
 // goes on behind what it cannot read.
 //
-// It belongs to one goroutine. Memory: a page a level.
+// It belongs to one goroutine. Memory: a page a level, and what Sweep says.
 type Salvage struct {
-	m     pmem.Medium
-	super format.Superblock
-	slots []Slot
-	rec   *format.CommitRecord // the commit being read
+	m       pmem.Medium
+	super   format.Superblock
+	slots   []Slot
+	rec     *format.CommitRecord // the commit being read; nil if none was found
+	stray   map[holeAt]*hole     // what Sweep found for rec; nil before
+	strayAt *BlockSet            // the blocks of those leaves; nil before
 }
 
 // Slot is one slot of the commit ring as it stands.
@@ -37,6 +39,9 @@ type Lost struct {
 	Level    int
 	From, To Key
 	Err      error
+	Whole    bool              // nothing of the node is used, else its keys outside the range are not
+	Found    int               // leaves below it that Sweep found
+	birth    format.Generation // of the pointer that led to it
 }
 
 // String says it in one line.
@@ -45,14 +50,18 @@ func (l Lost) String() string {
 	if l.To == format.MaxKey {
 		to = "the end"
 	}
-	return fmt.Sprintf("records %v to %s are lost: %v", l.From, to, l.Err)
+	what := "are lost"
+	if l.Found > 0 {
+		what = fmt.Sprintf("are lost but for %d leaves that a search of the image found, which may be outdated", l.Found)
+	}
+	return fmt.Sprintf("records %v to %s %s: %v", l.From, to, what, l.Err)
 }
 
 // Visit is what Walk tells. Functions that are nil are not called.
 type Visit struct {
-	// Node is called for each readable node, before its children. The node is
-	// valid during the call only.
-	Node func(p format.Ptr, level int, n *format.Node)
+	// Node is called for each readable node, before what is in it, which is left
+	// out if it returns false. The node is valid during the call only.
+	Node func(p format.Ptr, level int, n *format.Node) bool
 	// Leaf is called for each readable leaf that has records in the range: they
 	// are [i, j) of n, valid during the call only. False ends the walk.
 	Leaf func(p format.Ptr, n *format.Node, i, j int) bool
@@ -148,7 +157,7 @@ func (s *Salvage) Choose(gen format.Generation) error {
 		switch {
 		case l.Record == nil:
 		case gen != 0 && l.Record.Generation == gen, gen == 0 && l.Mount:
-			s.rec = l.Record
+			s.rec, s.stray, s.strayAt = l.Record, nil, nil
 			return nil
 		case best == nil || l.Record.Generation > best.Generation:
 			best = l.Record
@@ -160,7 +169,7 @@ func (s *Salvage) Choose(gen format.Generation) error {
 	case gen != 0:
 		return fmt.Errorf("generation %d is not in the ring, the newest there is %d: %w", gen, best.Generation, ErrNotFound)
 	}
-	s.rec = best
+	s.rec, s.stray, s.strayAt = best, nil, nil
 	return nil
 }
 
@@ -193,9 +202,13 @@ func (s *Salvage) Walk(from, to Key, v Visit) {
 	w.node(r.Ptr, int(r.Level), Key{}, format.MaxKey)
 }
 
-func (w *salvageWalk) lost(p format.Ptr, level int, low, high Key, err error) {
+func (w *salvageWalk) lost(p format.Ptr, level int, low, high Key, whole bool, err error) {
 	if w.v.Lost != nil {
-		w.v.Lost(Lost{Block: p.Block, Level: level, From: low, To: high, Err: err})
+		l := Lost{Block: p.Block, Level: level, From: low, To: high, Err: err, Whole: whole, birth: p.Birth}
+		if h := w.s.stray[holeAt{p.Block, low}]; h != nil && whole {
+			l.Found = len(h.leaves)
+		}
+		w.v.Lost(l)
 	}
 }
 
@@ -208,15 +221,15 @@ func (w *salvageWalk) node(p format.Ptr, level int, low, high Key) (goOn bool) {
 	}
 	n := w.pages[level]
 	if err := w.s.read(p, level, n); err != nil {
-		w.lost(p, level, low, high, err)
-		return true
+		w.lost(p, level, low, high, true, err)
+		return w.strays(p, low, high)
 	}
-	if w.v.Node != nil {
-		w.v.Node(p, level, n)
+	if w.v.Node != nil && !w.v.Node(p, level, n) {
+		return true
 	}
 	count := n.Count()
 	if count > 0 && (n.Key(0).Less(low) || !n.Key(count-1).Less(high)) {
-		w.lost(p, level, low, high, damaged(p.Block, "keys %v to %v lie outside %v to %v", n.Key(0), n.Key(count-1), low, high))
+		w.lost(p, level, low, high, false, damaged(p.Block, "keys %v to %v lie outside %v to %v", n.Key(0), n.Key(count-1), low, high))
 	}
 	if level == 0 {
 		return w.leaf(p, n, laterKey(low, w.from), earlierKey(high, w.to))
