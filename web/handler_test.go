@@ -291,8 +291,12 @@ func TestForceNeedsItsTick(t *testing.T) {
 	freezeNow(fs, time.Now())
 	u := newUI(t, fs, l, time.Now)
 	page := get(u, "/ui/").Body.String()
-	if strings.Contains(page, `value="41.1"/> <button type="submit" class="primary">Thaw`) {
-		t.Error("another's hold has a plain Thaw button")
+	others, own, ok := strings.Cut(page[strings.Index(page, `id="hold-41.1"`):], `id="hold-41.2"`)
+	if !ok || strings.Contains(others, ">Thaw<") || !strings.Contains(others, "End by force") {
+		t.Error("another's hold has a plain Thaw button, or no way to end it at all")
+	}
+	if own, _, _ = strings.Cut(own, `id="join"`); !strings.Contains(own, ">Thaw<") || strings.Contains(own, "End by force") {
+		t.Error("the dashboard's own hold has no plain Thaw button")
 	}
 	says(t, followed(t, u, "/ui/thaw", url.Values{"hold": {"41.1"}, "force": {"true"}}), "Not ended")
 	if len(fs.asked) != 0 {
@@ -331,8 +335,8 @@ func TestRefusalsAreShown(t *testing.T) {
 	says(t, followed(t, u, "/ui/thaw", nil), "Which hold?")
 }
 
-// TestBrowserLeaves: a freeze whose answer nobody can read is undone.
-func TestBrowserLeaves(t *testing.T) {
+// TestFreezeNobodyHearsOf: a freeze whose answer nobody can read is undone.
+func TestFreezeNobodyHearsOf(t *testing.T) {
 	fs, l := fullFS(epoch)
 	u := newUI(t, fs, l, fixed(epoch))
 	ctx, cancel := context.WithCancel(t.Context())
@@ -383,6 +387,32 @@ func TestFigures(t *testing.T) {
 	d = parse(t, get(newUI(t, fs, l, fixed(epoch)), "/ui/").Body.Bytes())
 	says(t, d, "Frozen", "held by nightly-1732300000-4711, dashboard/anna", "1:37", "22:31:37 UTC", "3 callers are held, oldest first",
 		"orderd (pid 4100, uid 1000)", "page 17", "127.0.0.1:52114", "renewed 2 times")
+}
+
+// TestOneSnapshot is W1: the count of held callers is that of the list beside it.
+func TestOneSnapshot(t *testing.T) {
+	fs, l := fullFS(epoch)
+	freezeNow(fs, epoch)
+	fs.status.Blocked = 7 // as seen an instant before four of them left
+	d := parse(t, get(newUI(t, fs, l, fixed(epoch)), "/ui/").Body.Bytes())
+	says(t, d, "3 callers are held")
+	if strings.Contains(d.text, "and 4 more") {
+		t.Error("the count is not of the list")
+	}
+}
+
+// TestFreezeNotInTheLedgerYet: the list has what core knows already, but only
+// on its first page.
+func TestFreezeNotInTheLedgerYet(t *testing.T) {
+	fs, l := fullFS(epoch)
+	freezeNow(fs, epoch)
+	u := newUI(t, fs, l, fixed(epoch))
+	if !strings.Contains(get(u, "/ui/freezes").Body.String(), `href="/ui/freezes/41"`) {
+		t.Error("the standing freeze is not in the list")
+	}
+	if strings.Contains(get(u, "/ui/freezes?before=30").Body.String(), `href="/ui/freezes/41"`) {
+		t.Error("the standing freeze is on every page of the list")
+	}
 }
 
 // TestPagesWithoutALedger: every page stands without history and says so.

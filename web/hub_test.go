@@ -195,6 +195,27 @@ func TestNotifyForcesALook(t *testing.T) {
 	})
 }
 
+// TestHubLooksAgainWhenTheLedgerHasSettled: what the recorder writes a moment
+// after a change of core has no sign of its own.
+func TestHubLooksAgainWhenTheLedgerHasSettled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCounted(1)
+		s, _ := c.join(overview)
+		time.Sleep(refreshEvery + 2*settleAfter)
+		synctest.Wait()
+		drain(s)
+		c.change("core says so")
+		time.Sleep(2 * liveInterval)
+		c.text.Store("and the ledger has it")
+		time.Sleep(settleAfter)
+		synctest.Wait()
+		if m, _ := drain(s); len(m) != 2 || m[1].Regions["a"] != "and the ledger has it" {
+			t.Errorf("got %+v", m)
+		}
+		c.close()
+	})
+}
+
 // TestStream reads a real stream: its regions are the page's own.
 func TestStream(t *testing.T) {
 	fs, l := fullFS(time.Now())

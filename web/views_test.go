@@ -194,7 +194,7 @@ func TestPackRuns(t *testing.T) {
 		rects := packRuns(runs, total, "dirty")
 		end := 0.0
 		for _, r := range rects {
-			if r.X < end-1 || r.W <= 0 || r.X+r.W > boxW+0.01 {
+			if r.X < end-1 || r.W < 0.99 || r.X+r.W > boxW+0.01 {
 				t.Fatalf("rect %+v after %v", r, end)
 			}
 			end = r.X + r.W
@@ -210,6 +210,13 @@ func TestPackRuns(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestLastPageIsSeen: one page at the end of a large file is as wide as any.
+func TestLastPageIsSeen(t *testing.T) {
+	if r := packRuns([]core.PageRun{{First: 999_999, Count: 1}}, 1_000_000, "dirty"); len(r) != 1 || r[0].W != 1 || r[0].X != boxW-1 {
+		t.Errorf("drawn as %+v", r)
+	}
 }
 
 func TestAxes(t *testing.T) {
@@ -267,6 +274,9 @@ func TestFreezeView(t *testing.T) {
 		t.Errorf("a list that is not there yet says %q", v.NoFound)
 	}
 
+	if got, want := v.Reach[1].Rects[0].X, boxW*2100/v.ReachX.Max; math.Abs(got-want) > 0.01 {
+		t.Errorf("the second phase begins at %v, want %v", got, want)
+	}
 	slow := fromRecord(s.Status.Freeze)
 	slow.TotalUS += 1000
 	if v = freezeViewOf(freezeData{Freeze: slow}, s); len(v.Reach) != 8 || v.Reach[0].Label != "start" || v.Reach[0].Value != "987 µs" {
