@@ -2,7 +2,6 @@ package core
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -65,7 +64,7 @@ func (u *Upload) ReadFrom(r io.Reader) (int64, error) {
 	buf := make([]byte, chunkSize)
 	total := int64(0)
 	for {
-		n, rerr := io.ReadFull(r, buf)
+		n, rerr := fill(r, buf)
 		if n > 0 {
 			m, err := u.fs.WriteAt(u.ctx, u.in.ino, buf[:n], u.size)
 			u.size += int64(m)
@@ -75,12 +74,24 @@ func (u *Upload) ReadFrom(r io.Reader) (int64, error) {
 			}
 		}
 		switch {
-		case rerr == io.EOF || errors.Is(rerr, io.ErrUnexpectedEOF):
+		case rerr == io.EOF:
 			return total, nil
 		case rerr != nil:
 			return total, rerr
 		}
 	}
+}
+
+// fill reads until buf is full or r ends. It is io.ReadFull but for the error,
+// which is r's own: a body that broke off says io.ErrUnexpectedEOF, and that is
+// not the end of the file.
+func fill(r io.Reader, buf []byte) (n int, err error) {
+	for n < len(buf) && err == nil {
+		var m int
+		m, err = r.Read(buf[n:])
+		n += m
+	}
+	return n, err
 }
 
 // Ino is the number of the inode in the making.
