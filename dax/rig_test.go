@@ -36,6 +36,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == serverArg {
 		os.Exit(serverMain(os.Args[2:]))
 	}
+	if len(os.Args) > 1 && os.Args[1] == goClientArg {
+		os.Exit(goClientMain(os.Args[2]))
+	}
 	var err error
 	if scratch, err = os.MkdirTemp("/dev/shm", "permafrost-dax-"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -45,6 +48,8 @@ func TestMain(m *testing.M) {
 	os.RemoveAll(scratch)
 	os.Exit(code)
 }
+
+const imageBytes = 128 << 20
 
 // needAttach skips where the kernel or our privileges do not allow the tests.
 func needAttach(t testing.TB) {
@@ -71,7 +76,7 @@ type rig struct {
 func newRig(t testing.TB, tune ...func(*Options)) *rig {
 	t.Helper()
 	needAttach(t)
-	region, err := pmem.CreateMemfd("dax-test", 64<<20, pmem.Options{})
+	region, err := pmem.CreateMemfd("dax-test", imageBytes, pmem.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

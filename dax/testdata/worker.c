@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
+#include <time.h>
 
 enum { slots = 64, names = 16 };
 
@@ -124,6 +125,12 @@ int main(int argc, char **argv)
         } else if (!strcmp(word, "once") && sscanf(rest, "%d %d %llu %llu", &m, &n, &a, &b) == 4) {
             start(once, (struct job){.base = map[n].data, .off = a, .value = b, .slot = m});
             answer("ok");
+        } else if (!strcmp(word, "timed") && sscanf(rest, "%d %llu %llu %llu", &n, &a, &b, &c) == 4) {
+            struct timespec t0, t1; /* first stores to c places, b bytes apart */
+            clock_gettime(CLOCK_MONOTONIC, &t0);
+            for (d = 0; d < c; d++) *(volatile uint64_t *)((char *)map[n].data + a + d * b) = d;
+            clock_gettime(CLOCK_MONOTONIC, &t1);
+            answer("ok %llu", (t1.tv_sec - t0.tv_sec) * 1000000000ull + t1.tv_nsec - t0.tv_nsec);
         } else if (!strcmp(word, "load") && sscanf(rest, "%d %llu", &n, &a) == 2) {
             answer("ok %llu", (unsigned long long)*(volatile uint64_t *)((char *)map[n].data + a));
         } else if (!strcmp(word, "hammer") && sscanf(rest, "%d %d %llu %llu %llu", &m, &n, &a, &b, &c) == 5) {
