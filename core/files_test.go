@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"permafrost/core/format"
+	"permafrost/core/freeze"
 )
 
 const root = format.RootIno
@@ -558,4 +559,86 @@ func TestUpload(t *testing.T) {
 		t.Fatal("a refused upload replaced the file")
 	}
 	waitFor(t, func() bool { return w.fs.Status().PendingOrphans == 0 })
+}
+
+func TestInodesListing(t *testing.T) {
+	w := newWorld(t, 32<<20)
+	d := w.dir(root, "d")
+	var inos []format.Ino
+	for i := range 50 {
+		inos = append(inos, w.file(d, fmt.Sprint("f", i)))
+	}
+	var maps []*mapped
+	for i := 10; i < 20; i++ {
+		maps = append(maps, w.mapFile(inos[i], 1))
+		if i < 15 {
+			w.ok(maps[i-10].store(0, 'x'))
+		}
+	}
+	yes, no := true, false
+	list := func(f InodeFilter) []InodeInfo {
+		t.Helper()
+		var all []InodeInfo
+		for {
+			items, next, err := w.fs.Inodes(ctx, f)
+			w.ok(err)
+			all = append(all, items...)
+			if next == "" {
+				return all
+			}
+			if len(items) > f.Limit {
+				t.Fatal(len(items), "items of at most", f.Limit)
+			}
+			f.Cursor = next
+		}
+	}
+	for _, c := range []struct {
+		f    InodeFilter
+		want int
+	}{
+		{InodeFilter{Limit: 7}, 52}, {InodeFilter{Limit: 3, Dirty: &yes}, 5}, {InodeFilter{Limit: 5, Dirty: &yes}, 5},
+		{InodeFilter{Limit: 4, Dirty: &no}, 47}, {InodeFilter{Limit: 2, Mapped: &yes}, 10}, {InodeFilter{Limit: 100, Mapped: &no}, 42},
+		{InodeFilter{Limit: 3, Mapped: &yes, Dirty: &no}, 5}, {InodeFilter{Limit: 2, PathPrefix: "/d/f1"}, 11},
+		{InodeFilter{Limit: 2, PathPrefix: "/none"}, 0},
+	} {
+		got := list(c.f)
+		seen := make(map[format.Ino]bool)
+		for i, in := range got {
+			if seen[in.Ino] {
+				t.Fatalf("%+v: inode %d twice", c.f, in.Ino)
+			}
+			seen[in.Ino] = true
+			if i > 0 && in.Dirty && !got[i-1].Dirty {
+				t.Fatalf("%+v: a dirty inode behind a clean one", c.f)
+			}
+		}
+		if len(got) != c.want {
+			t.Fatalf("%+v: %d inodes, want %d", c.f, len(got), c.want)
+		}
+	}
+	for _, bad := range []string{"x", "!!", "ZA"} {
+		_, _, err := w.fs.Inodes(ctx, InodeFilter{Cursor: bad})
+		w.fails(err, ErrInvalid)
+	}
+	for _, p := range maps {
+		w.ok(p.m.Unmap(ctx))
+	}
+}
+
+func TestGrow(t *testing.T) {
+	w := newWorld(t, 4<<20)
+	f := w.file(root, "f")
+	_, err := w.fs.WriteAt(ctx, f, make([]byte, 8<<20), 0)
+	w.fails(err, ErrNoSpace)
+	w.fails(w.fs.Grow(ctx, 1<<20), ErrInvalid)
+	w.ok(w.fs.Grow(ctx, 32<<20))
+	data := pattern(2, 8<<20)
+	w.write(f, 0, data)
+	w.freeze()
+	w.fails(w.fs.Grow(TryOnly(ctx), 64<<20), freeze.ErrFrozen)
+	w.thaw()
+	w.remount()
+	if !bytes.Equal(w.read(f), data) || w.fs.Status().Space.Total != 32<<20 {
+		t.Fatal("not what was written, or not as large")
+	}
 }

@@ -245,3 +245,29 @@ func (fs *FS) Freezer() *freeze.Freezer { return fs.freezer }
 func (fs *FS) reserve(records, blocks int, emergency bool) tree.Reserve {
 	return tree.Reserve{Nodes: fs.store.NodesFor(records), DataBlocks: blocks, Emergency: emergency}
 }
+
+// Grow makes the image size bytes large while it is in use, and its medium
+// with it.
+//
+// Errors: ErrInvalid for less than there is, ErrTooBig, ErrReadOnly, ErrNoSpace
+// from the medium, and the gate's.
+func (fs *FS) Grow(ctx context.Context, size int64) error {
+	pass, err := fs.enterWrite(ctx, freeze.OpGrow, 0)
+	if err != nil {
+		return err
+	}
+	defer pass.Exit()
+	err = fs.store.Grow(ctx, size)
+	switch {
+	case err == nil:
+		fs.ops.count(freeze.OpGrow)
+		return nil
+	case errors.Is(err, tree.ErrBadRange):
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	case errors.Is(err, format.ErrTooLarge):
+		return fmt.Errorf("%w: %w", ErrTooBig, err)
+	case errors.Is(err, pmem.ErrNoSpace):
+		return fmt.Errorf("%w: %w", ErrNoSpace, err)
+	}
+	return fs.waitError(err)
+}
