@@ -277,7 +277,7 @@ func (s *Store) writeRoot(b pmem.Batch, g *sealedGroup) (root format.Root, err e
 	if root.Birth == g.gen {
 		root.CRC, err = w.write(g.nodes[root.CRC])
 	} else {
-		root.CRC = w.stored(root.Ptr)
+		root.CRC = w.stored(root.Ptr) // it may be a handle without meaning (T12)
 	}
 	return root, err
 }
@@ -356,9 +356,6 @@ func (w *nodeWriter) stored(p format.Ptr) uint32 {
 // on. Needs commitSem.
 func (s *Store) publish(g *sealedGroup) {
 	s.treeMu.Lock()
-	if s.root.Birth == g.gen {
-		s.root.CRC = g.rec.Roots[0].CRC
-	}
 	s.spare, s.sealed = s.sealed, nil
 	s.spare.nodes = s.pool.giveAll(s.spare.nodes)
 	s.treeMu.Unlock()

@@ -84,6 +84,91 @@ func TestWhileSealed(t *testing.T) {
 	finish(t, h.s, h.m)
 }
 
+// stuckTree is a store with n records of three a leaf, ascending. Their commit
+// is stuck until done is called; or, with touch, they are durable, and the
+// commit of a change to record touch is stuck.
+func stuckTree(t *testing.T, n, touch int) (s *Store, m *heapMedium, done func()) {
+	t.Helper()
+	m = mkfs(t, 16<<20)
+	s = mustOpen(t, m, testOptions())
+	for i := range n {
+		put(t, s, deepKey(i), make([]byte, 1270))
+	}
+	if touch > 0 {
+		checkStore(t, s)
+		put(t, s, deepKey(touch), []byte("touched"))
+	}
+	g := stopFences(m)
+	res := make(chan error, 1)
+	go func() {
+		_, err := s.Commit(context.Background(), CommitOptions{})
+		res <- err
+	}()
+	<-g.stopped
+	return s, m, func() {
+		close(g.pass)
+		if err := <-res; err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func deepKey(i int) Key { return Key{Ino: format.Ino(i + 1), Off: 1} }
+
+// TestShapeWhileSealed splits, merges and takes away nodes that are copies of
+// sealed ones: the handles in them must become checksums wherever they end up
+// (T12).
+func TestShapeWhileSealed(t *testing.T) {
+	del := func(t *testing.T, s *Store, from, to int) {
+		update(t, s, Reserve{Nodes: 100}, func(tx *Tx) {
+			if n, err := tx.DeleteRange(deepKey(from), deepKey(to), to, nil); n != to-from || err != nil {
+				t.Fatal(n, err)
+			}
+		})
+	}
+	for _, c := range []struct {
+		name   string
+		n      int // records: 3 a leaf; the left one of two inner nodes has 100 leaves
+		touch  int
+		depth  int // before
+		change func(t *testing.T, s *Store)
+	}{
+		{"split", 300, 0, 2, func(t *testing.T, s *Store) {
+			for i := range 10 {
+				put(t, s, Key{Ino: format.Ino(100), Off: uint64(2 + i)}, make([]byte, 1270))
+			}
+		}},
+		{"merge with a sealed neighbour", 420, 0, 3, func(t *testing.T, s *Store) { del(t, s, 0, 231) }},
+		{"merge with a copied neighbour", 420, 0, 3, func(t *testing.T, s *Store) {
+			put(t, s, deepKey(400), nil)
+			del(t, s, 0, 231)
+		}},
+		{"merge to the left", 420, 0, 3, func(t *testing.T, s *Store) {
+			del(t, s, 0, 150)
+			del(t, s, 330, 390)
+		}},
+		{"durable node with a sealed neighbour", 420, 400, 3, func(t *testing.T, s *Store) { del(t, s, 0, 231) }},
+		{"durable node with a copied neighbour", 420, 400, 3, func(t *testing.T, s *Store) {
+			put(t, s, deepKey(410), nil)
+			del(t, s, 0, 231)
+		}},
+		{"another root", 6, 0, 2, func(t *testing.T, s *Store) { del(t, s, 0, 3) }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s, m, done := stuckTree(t, c.n, c.touch)
+			if d := s.Info().Depth; d != c.depth {
+				t.Fatalf("depth %d before", d)
+			}
+			c.change(t, s)
+			if d := s.Info().Depth; d == c.depth && c.depth != 3 || d == 3 && c.depth == 3 {
+				t.Fatalf("depth %d after: the shape did not change", d)
+			}
+			done()
+			finish(t, s, m)
+		})
+	}
+}
+
 // TestFailedCommit fails every write and fence of a commit in turn: the ERROR
 // state is entered, told to everybody, and left by a remount only (T11).
 func TestFailedCommit(t *testing.T) {

@@ -77,6 +77,9 @@ func (h *harness) open(m *heapMedium) {
 	}
 	h.m = m
 	h.s = mustOpen(h.t, m, o)
+	for back := range format.Generation(keepCommits) { // the mount's own commits
+		h.durable[h.s.DurableGeneration()-back] = h.now.clone()
+	}
 }
 
 func (h *harness) key() Key {
@@ -431,10 +434,19 @@ func TestCrash(t *testing.T) {
 		}
 		before, after := h.durable[last], h.durable[next]
 		checkImage(t, left.clone())
+		im, err := readImage(left)
+		if err != nil {
+			t.Fatal(err)
+		}
+		whole := im.commits[0].Generation
 		left.track()
-		h.open(left)
 		h.deferred = map[Key][]byte{}
-		switch g := h.s.Info().Mounted; g {
+		h.open(left)
+		g := h.s.Info().Mounted
+		if g != whole {
+			t.Fatalf("generation %d is on the medium, but not the nodes it needs: mounted %d", whole, g)
+		}
+		switch g {
 		case last:
 			h.now = before.clone()
 		case next:

@@ -209,8 +209,8 @@ func (s *Store) growLocked(size int64) error {
 	if err := writeSuperblocks(b, &sb); err != nil {
 		return s.fail(err)
 	}
-	s.super = sb
 	s.treeMu.Lock()
+	s.super = sb
 	s.base = s.m.Bytes(0, int64(blocks)*format.BlockSize)
 	s.verified = s.verified.grown(blocks)
 	s.treeMu.Unlock()

@@ -34,6 +34,7 @@ func fallBackTo(t *testing.T, m *heapMedium, g format.Generation) (left format.G
 	}
 	for _, rec := range im.commits {
 		switch b := rec.Roots[0].Block; {
+		case rec.Generation < g:
 		case b != keep:
 			m.nodeAt(b)[0] = ^byte(rec.Roots[0].CRC) // its checksum is wrong now
 		case left == 0:
@@ -75,6 +76,57 @@ func TestFallBack(t *testing.T) {
 			h.verify(want)
 			h.s = old
 			finish(t, s, c)
+		}
+	}
+	finish(t, h.s, h.m)
+}
+
+// TestFallBackAfterMount cuts the power in the first commit after a mount: each
+// commit that the next mount may fall back to is whole, although the allocator
+// knew nothing of those before the mounted one.
+func TestFallBackAfterMount(t *testing.T) {
+	rnd := newRand(t)
+	h := newHarness(t, rnd, 1<<20)
+	for range 60 {
+		for range 4 {
+			h.step()
+			h.commit(0)
+		}
+		if rnd.IntN(2) == 0 {
+			if err := h.s.Close(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+			h.durable[h.s.DurableGeneration()] = h.now.clone()
+		}
+		h.open(h.m)
+		for range 1 + rnd.IntN(10) {
+			h.step()
+		}
+		g := stopFences(h.m)
+		done := make(chan error, 1)
+		go func() {
+			_, err := h.s.Commit(context.Background(), CommitOptions{FreezeID: 1})
+			done <- err
+		}()
+		<-g.stopped
+		c := h.m.clone() // the nodes are stored, the record is not
+		close(g.pass)
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		h.durable[h.s.DurableGeneration()] = h.now.clone()
+		im, err := readImage(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, rec := range im.commits {
+			d := c.clone()
+			fallBackTo(t, d, rec.Generation)
+			old := h.s
+			h.s = mustOpen(t, d, testOptions())
+			h.verify(h.durable[rec.Generation])
+			finish(t, h.s, d)
+			h.s = old
 		}
 	}
 	finish(t, h.s, h.m)
@@ -162,6 +214,9 @@ func TestDamage(t *testing.T) {
 		{"snapshot", func(m *heapMedium) { m.data[at(rec.Snapshot, 100)] ^= 1 }, nil, true},
 		{"leaf beyond its bounds", func(m *heapMedium) {
 			relink(m, func(l, _ *format.Node, _ *format.CommitRecord) { l.SetKey(l.Count()-1, Key{Ino: 1 << 40}) })
+		}, nil, true},
+		{"a separator above a key", func(m *heapMedium) {
+			relink(m, func(l, root *format.Node, _ *format.CommitRecord) { root.SetKey(1, l.Key(0).Next()) })
 		}, nil, true},
 		{"keys out of order", func(m *heapMedium) {
 			relink(m, func(l, _ *format.Node, _ *format.CommitRecord) { l.SetKey(1, l.Key(0)) })

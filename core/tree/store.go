@@ -44,7 +44,7 @@ type Store struct {
 
 	// commitSem holds one token while a goroutine seals, writes and publishes.
 	commitSem chan struct{}
-	super     format.Superblock   // guarded by commitSem
+	super     format.Superblock   // written under commitSem and treeMu
 	last      format.CommitRecord // newest durable commit; guarded by commitSem
 	sealing   sealedGroup         // the group being committed; guarded by commitSem
 
@@ -133,12 +133,10 @@ type Info struct {
 	RecoveryTime    time.Duration     // how long Open took
 }
 
-// Info is what is known of the store now.
+// Info is what is known of the store now. It waits for no commit.
 func (s *Store) Info() Info {
-	s.commitSem <- struct{}{}
-	sb := s.super
-	<-s.commitSem
 	s.treeMu.RLock()
+	sb := s.super
 	depth := int(s.root.Level) + 1
 	s.treeMu.RUnlock()
 	c := &s.mount.commit
