@@ -5,7 +5,7 @@
 GO          ?= go
 GOTESTSUM    = $(GO) run gotest.tools/gotestsum@v1.13.0
 TEMPL        = $(GO) run github.com/a-h/templ/cmd/templ@v0.3.977
-STATICCHECK  = $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.7.0
+STATICCHECK  = $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 BIN          = bin/permafrost
 # What tests may take; CI stays well below its 30 minutes.
 TEST_TIMEOUT ?= 20m

@@ -47,8 +47,6 @@ func (c conditions) check(old *core.Attr, etag string) error {
 	return nil
 }
 
-func (c conditions) none() bool { return c.match == "" && c.noneMatch == "" }
-
 // listsTag says whether a list of tags has tag. The strong comparison, which
 // If-Match needs, finds no weak tag.
 func listsTag(list, tag string, strong bool) bool {

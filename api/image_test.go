@@ -121,7 +121,7 @@ func TestImageBreaksForClients(t *testing.T) {
 // without it the lease ends and breaks the read.
 func TestImageRenews(t *testing.T) {
 	r := newRig(t, rigOptions{bytes: 64 << 20})
-	read := func(query string) (err error, took time.Duration) {
+	read := func(query string) (took time.Duration, err error) {
 		f := r.frozen("holder=h&lease=400ms")
 		start := time.Now()
 		req := must(http.NewRequestWithContext(context.Background(), "GET", fmt.Sprintf("%s/freezes/%v/image%s", r.base, f["id"], query), nil))(t)
@@ -134,9 +134,9 @@ func TestImageRenews(t *testing.T) {
 		if err == io.EOF {
 			err = nil
 		}
-		return err, time.Since(start)
+		return time.Since(start), err
 	}
-	err, took := read("?renew=true")
+	took, err := read("?renew=true")
 	if err != nil {
 		t.Errorf("with renew=true the read failed after %v: %v", took, err)
 	}
@@ -145,7 +145,7 @@ func TestImageRenews(t *testing.T) {
 	}
 	r.call("POST", "/thaw?holder=h", nil)
 	until(t, "thawed", func() bool { return r.fs.Freezer().Level() == freeze.Unfrozen })
-	if err, took := read(""); err == nil {
+	if took, err := read(""); err == nil {
 		t.Errorf("without renew the read of %v outlived its lease", took)
 	}
 }

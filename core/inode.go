@@ -38,13 +38,12 @@ const (
 	flagUsed
 )
 
-func (in *inode) is(flag uint32) bool  { return in.flags.Load()&flag != 0 }
-func (in *inode) set(flag uint32)      { in.flags.Or(flag) }
-func (in *inode) unset(flag uint32)    { in.flags.And(^flag) }
-func (in *inode) typeLocked() uint32   { return in.a.Mode & format.TypeMask }
-func (in *inode) isDirLocked() bool    { return in.typeLocked() == format.TypeDir }
-func (in *inode) sizeLocked() int64    { return int64(in.a.Size) }
-func (in *inode) blocksLocked() uint64 { return in.a.Blocks }
+func (in *inode) is(flag uint32) bool { return in.flags.Load()&flag != 0 }
+func (in *inode) set(flag uint32)     { in.flags.Or(flag) }
+func (in *inode) unset(flag uint32)   { in.flags.And(^flag) }
+func (in *inode) typeLocked() uint32  { return in.a.Mode & format.TypeMask }
+func (in *inode) isDirLocked() bool   { return in.typeLocked() == format.TypeDir }
+func (in *inode) sizeLocked() int64   { return int64(in.a.Size) }
 
 // aliveLocked is ErrStale for an inode that was freed while the caller waited
 // for its lock.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"time"
 
 	"github.com/dustin/go-humanize"
 )
@@ -21,11 +20,3 @@ func micros(us float64) string {
 func millis(ms float64) string { return micros(ms * 1e3) }
 
 func bytesOf(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
-
-// ago prints how long ago t was, "never" for the zero time.
-func ago(t time.Time) string {
-	if t.IsZero() {
-		return "never"
-	}
-	return time.Since(t).Round(time.Second).String() + " ago"
-}
