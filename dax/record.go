@@ -176,6 +176,10 @@ func readRecord(path string) (*record, error) {
 	if err != nil {
 		return nil, err
 	}
+	return parseRecord(b)
+}
+
+func parseRecord(b []byte) (*record, error) {
 	r := &record{}
 	if err := json.Unmarshal(b, r); err != nil {
 		return nil, err
@@ -211,7 +215,7 @@ func (r *record) check() error {
 		}
 		for _, s := range m.Spans {
 			last := uint64(s.Page) + s.Pages
-			if s.Pages == 0 || s.Pages > m.Pages || s.Addr%pageBytes != 0 || s.Addr+s.Pages*pageBytes < s.Addr ||
+			if s.Pages == 0 || s.Pages > m.Pages || s.Addr%pageBytes != 0 || s.Addr > most*pageBytes ||
 				s.Page < m.First || last > uint64(m.First)+m.Pages {
 				return fmt.Errorf("mapping %d: impossible span at %#x", m.ID, s.Addr)
 			}

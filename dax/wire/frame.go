@@ -192,13 +192,14 @@ func (c *Conn) fill(b []byte, f *Frame, first bool) error {
 			err = io.EOF
 		}
 		if err != nil {
-			if errors.Is(err, io.EOF) && (!first || got > 0) {
+			switch {
+			case !errors.Is(err, io.EOF):
+			case first && got == 0:
+				return io.EOF
+			default:
 				err = io.ErrUnexpectedEOF
 			}
-			if err != io.EOF {
-				err = fmt.Errorf("receive: %w", err)
-			}
-			return err
+			return fmt.Errorf("receive: %w", err)
 		}
 		if got == 0 && first {
 			if err := c.u.SetReadDeadline(time.Now().Add(c.stall)); err != nil {
