@@ -66,6 +66,9 @@ const (
 // a few hundred bytes for each thing found wrong. Time: six passes over the
 // tree, one over the image if an inner node is lost.
 //
+// An error comes with a report where something was found before it; Repaired says
+// whether the new tree was begun to be committed.
+//
 // Errors: format.ErrNotOurs, ErrNewerFormat, ErrTruncated, ErrTooSmall, ErrDamaged
 // if neither superblock or no commit record can be read; ErrInvalid for a
 // Generation that is not in the ring, or with an image that is clean; ErrNoSpace if
@@ -88,25 +91,37 @@ func repairImage(ctx context.Context, m pmem.Medium, hashMask uint64, o RepairOp
 	}
 	r := &repair{ctx: ctx, m: m, hashMask: hashMask, o: &o}
 	if err := r.run(); err != nil {
-		return nil, fmt.Errorf("repair: %w", err)
+		return r.report(nil, before, start), fmt.Errorf("repair: %w", err)
 	}
 	after, err := checkImage(ctx, m, hashMask, o.Progress)
 	if err == nil && !after.OK() {
 		err = fmt.Errorf("%w: it is still not clean: %s", format.ErrDamaged, after.Problems[0])
 	}
 	if err != nil {
-		return nil, fmt.Errorf("check after the repair: %w", err)
+		return r.report(nil, before, start), fmt.Errorf("check after the repair: %w", err)
+	}
+	return r.report(after, before, start), nil
+}
+
+// report is what was found and done, with the figures of the check afterwards if
+// there was one.
+func (r *repair) report(after, before *Report, start time.Time) *Report {
+	out := &Report{}
+	if after != nil {
+		*out = *after
 	}
 	for i := range r.problems {
-		after.Problems = append(after.Problems, r.problems[i].Problem)
+		out.Problems = append(out.Problems, r.problems[i].Problem)
 	}
-	after.Repaired = &r.done
-	if len(after.Problems) == 0 && before != nil {
-		after.Problems = before.Problems // of the tree's own bookkeeping only
+	if len(out.Problems) == 0 && before != nil {
+		out.Problems = before.Problems // of the tree's own bookkeeping only
 	}
-	after.ProblemTotal = uint64(len(after.Problems))
-	after.Duration = time.Since(start)
-	return after, nil
+	if r.written {
+		out.Repaired = &r.done
+	}
+	out.ProblemTotal = uint64(len(out.Problems))
+	out.Duration = time.Since(start)
+	return out
 }
 
 // repair is one Repair. It is used by one goroutine.
@@ -119,10 +134,11 @@ type repair struct {
 	seed     format.HashSeed
 	sb       format.Superblock
 
-	owned *tree.BlockSet // P2: blocks that have an owner in the new tree
-	firm  *tree.BlockSet // blocks of extents in leaves that the tree leads to; nil without strays
-	keep  *tree.BlockSet // blocks of the commit worked from
-	older *tree.BlockSet // blocks of the other commits that a mount would consider
+	owned  *tree.BlockSet // P2: blocks that have an owner in the new tree
+	firm   *tree.BlockSet // blocks of extents in leaves that the tree leads to; nil without strays
+	keep   *tree.BlockSet // blocks of the commit worked from
+	shared *tree.BlockSet // blocks that two owners claimed; nil: none
+	older  *tree.BlockSet // blocks of the other commits that a mount would consider
 
 	inodes  []surveyInode // ascending: every inode of the new tree
 	dirs    []surveyDir   // ascending: the directories among them
@@ -139,6 +155,7 @@ type repair struct {
 	visited  uint64 // nodes, in this pass
 	problems []repairProblem
 	done     Repaired
+	written  bool  // the new tree's nodes are stored; its commit may be too
 	err      error // ends a pass
 }
 
@@ -146,7 +163,7 @@ func (r *repair) run() error {
 	if err := r.open(); err != nil {
 		return err
 	}
-	for _, pass := range []func() error{r.claimNodes, r.survey, r.judgeNames, r.judgeDirs, r.judgeLinks, r.putInodes} {
+	for _, pass := range []func() error{r.claimNodes, r.survey, r.tellShared, r.judgeNames, r.judgeDirs, r.judgeLinks, r.putInodes} {
 		r.visited = 0
 		if err := errors.Join(pass(), r.err, r.ctx.Err()); err != nil {
 			return err
@@ -156,8 +173,8 @@ func (r *repair) run() error {
 	if err := r.write(); err != nil {
 		return err
 	}
-	written, err := r.sv.RestoreSuperblocks()
-	if err == nil && written {
+	restored, err := r.sv.RestoreSuperblocks()
+	if err == nil && restored {
 		r.problem(ProblemTree, 0, "a superblock was damaged: both were written anew")
 	}
 	return err

@@ -176,12 +176,13 @@ func (r *repair) write() error {
 	o := tree.RewriteOptions{Edits: edits, Extents: ownedBlocks, Records: r.records,
 		NextIno: r.nextIno, Inodes: uint64(len(r.inodes)), Keep: r.older, Node: r.step}
 	r.older.AddAll(r.keep)
-	_, err := r.sv.Rewrite(r.ctx, o)
+	rec, err := r.sv.Rewrite(r.ctx, o)
 	if errors.Is(err, tree.ErrNoSpace) {
 		// What only the other commits use must do: the chosen one stays whole.
 		o.Keep, r.visited = r.keep, 0
-		_, err = r.sv.Rewrite(r.ctx, o)
+		rec, err = r.sv.Rewrite(r.ctx, o)
 	}
+	r.written = rec != nil
 	if errors.Is(err, tree.ErrNoSpace) {
 		return fmt.Errorf("%w: copy files out of the image, mounted read-only, to repair it: %w", ErrNoSpace, err)
 	}

@@ -62,6 +62,10 @@ func (r *repair) extentRecord(cur *surveyed, k tree.Key, v []byte, leaf format.B
 			cur.blocks += n
 			cur.end = e.Page + format.Page(n)
 		} else {
+			if r.shared == nil {
+				r.shared = tree.NewBlockSet(r.sb.Blocks)
+			}
+			r.shared.Add(e.Block, n)
 			r.problemAt(ProblemExtents, k.Ino, e.Block, "pages %d to %d lie in %d blocks that belong to another: they are cut and read as zeros", e.Page, uint64(e.Page)+n-1, n)
 		}
 		e = e.from(n)
@@ -77,6 +81,31 @@ func (r *repair) extentRecord(cur *surveyed, k tree.Key, v []byte, leaf format.B
 		format.Extent{Block: x.Block, Count: x.Count}.Encode(b[:])
 		r.put(key(k.Ino, format.KindExtent, uint64(x.Page)), b[:])
 	}
+	return nil
+}
+
+// tellShared names the files that keep blocks which others wanted too: what
+// stands there may be the others'.
+func (r *repair) tellShared() error {
+	if r.shared == nil {
+		return nil
+	}
+	r.walk(tree.Visit{Leaf: func(_ format.Ptr, n *format.Node, i, j int) bool {
+		for ; i < j; i++ {
+			k, v := n.Key(i), n.Value(i)
+			if e, edited := r.edits[k]; edited {
+				v = e
+			}
+			var e format.Extent
+			if k.Kind != format.KindExtent || k.Ino == format.OrphanIno || e.Decode(v) != nil {
+				continue
+			}
+			if both := r.shared.Count(e.Block, e.Count); both > 0 {
+				r.problemAt(ProblemExtents, k.Ino, e.Block, "%d blocks of its pages %d to %d were another file's too: look at what stands there", both, k.Off, k.Off+e.Count-1)
+			}
+		}
+		return true
+	}})
 	return nil
 }
 

@@ -276,7 +276,7 @@ func (r *repair) newRecord(cur *surveyed) {
 	f := r.fix(cur.ino)
 	f.typ, f.relink = cur.typ, true
 	cur.a.Blocks = cur.blocks
-	f.blocks = &cur.a.Blocks
+	f.blocks = new(cur.blocks)
 	what := "a directory"
 	switch cur.typ {
 	case format.TypeRegular:
@@ -286,7 +286,7 @@ func (r *repair) newRecord(cur *surveyed) {
 		cur.a.Size = cur.target
 		what = "a symlink"
 	}
-	f.size = &cur.a.Size
+	f.size = new(cur.a.Size)
 	r.problem(ProblemLost, cur.ino, "its record is lost: it is %s of root's now, mode %#o; owner, times and exact size are not known", what, newMode(cur.typ))
 }
 

@@ -45,27 +45,35 @@ func (k *checkCmd) Run(c *console) error {
 		rep, err = core.Check(ctx, r, progress)
 	}
 	progressDone(c)
-	if err != nil {
+	if err != nil && (rep == nil || rep.Repaired == nil) {
 		return err
 	}
+	if perr := k.print(c, rep, err); perr != nil {
+		return errors.Join(err, perr)
+	}
+	if err == nil && !rep.OK() && rep.Repaired == nil {
+		return &exitError{code: exitFailed}
+	}
+	return err
+}
+
+// print tells the report; with an error it is that of a repair that was not
+// finished, which changed the image nevertheless.
+func (k *checkCmd) print(c *console, rep *core.Report, failed error) error {
 	if k.JSON {
-		raw, err := json.Marshal(wireReportOf(k.Image, rep))
+		doc := wireReportOf(k.Image, rep)
+		doc.Clean = doc.Clean && failed == nil
+		raw, err := json.Marshal(doc)
 		if err != nil {
 			return err
 		}
-		if err := c.printJSON(raw); err != nil {
-			return err
-		}
-	} else {
-		printReport(c, k.Image, rep)
+		return c.printJSON(raw)
 	}
-	if !rep.OK() && rep.Repaired == nil {
-		return &exitError{code: exitFailed}
-	}
+	printReport(c, k.Image, rep, failed == nil)
 	return nil
 }
 
-func printReport(c *console, image string, rep *core.Report) {
+func printReport(c *console, image string, rep *core.Report, done bool) {
 	c.printf("%s: generation %d, %d inodes (%d directories), %d tree nodes, %d data blocks, in %s\n", image, rep.Generation, rep.Inodes,
 		rep.Directories, rep.Nodes, rep.DataBlocks, rep.Duration.Round(time.Millisecond))
 	for _, p := range rep.Problems {
@@ -85,6 +93,8 @@ func printReport(c *console, image string, rep *core.Report) {
 		c.printf("  and %d more\n", more)
 	}
 	switch r := rep.Repaired; {
+	case r != nil && !done:
+		c.printf("the repair from generation %d was not finished: check the image again\n", r.From)
 	case r != nil:
 		c.printf("repaired from generation %d: %d problems, %d records changed, %d inodes linked under /lost+found; the image is clean now\n",
 			r.From, rep.ProblemTotal, r.Edits, r.Found)

@@ -45,8 +45,8 @@ var ErrUnsteady = errors.New("the image does not read the same twice; copy it to
 // with records of the new tree.
 //
 // Errors: ErrNoSpace if there are not enough blocks outside Keep, ErrUnsteady,
-// ErrBadRecord, ctx's, the medium's. Nothing has changed then, unless a fence
-// or the writing of the record failed.
+// ErrBadRecord, ctx's, the medium's. With an error the record is returned if it
+// was or may have been committed; if it is nil nothing has changed.
 func (s *Salvage) Rewrite(ctx context.Context, o RewriteOptions) (*format.CommitRecord, error) {
 	if s.rec == nil {
 		return nil, fmt.Errorf("rewrite the tree: no commit was chosen: %w", ErrNotFound)
@@ -55,7 +55,7 @@ func (s *Salvage) Rewrite(ctx context.Context, o RewriteOptions) (*format.Commit
 	defer w.b.End()
 	rec, err := w.run()
 	if err != nil {
-		return nil, fmt.Errorf("rewrite the tree: %w", err)
+		return rec, fmt.Errorf("rewrite the tree: %w", err)
 	}
 	return rec, nil
 }
@@ -302,10 +302,10 @@ func (w *rewriter) commit(root format.Root) (*format.CommitRecord, error) {
 			return rec, nil
 		}
 		if err := writeSlot(w.b, &w.s.super, &next); err != nil {
-			return nil, err
+			return rec, err
 		}
 		if err := w.b.Fence(); err != nil {
-			return nil, fmt.Errorf("fence of commit record %d: %w", next.Generation, err)
+			return rec, fmt.Errorf("fence of commit record %d: %w", next.Generation, err)
 		}
 	}
 }

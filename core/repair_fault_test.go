@@ -1,0 +1,367 @@
+package core
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"testing"
+
+	"permafrost/core/format"
+	"permafrost/core/tree"
+	"permafrost/pmem"
+)
+
+// Damaged slots of the ring: the newest commits that hold are used, and no
+// damaged slot is left behind the repair.
+func TestRepairRing(t *testing.T) {
+	for _, n := range []int{1, 2, 3, 9, 15} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			p := newSmallPatient(t)
+			for range 8 { // every slot written
+				p.mounted(func(*world) {})
+			}
+			sv, err := tree.OpenSalvage(p.m)
+			p.ok(err)
+			p.ok(sv.Choose(0))
+			newest, sb := sv.Commit().Generation, sv.Superblock()
+			for i := range n {
+				p.flip(sb.Ring+format.Block((uint64(newest)-uint64(i))%uint64(sb.Slots)), 60)
+			}
+			if n == 1 {
+				// As after a crash in the middle of a commit: a mount copes.
+				if r, err := Check(ctx, p.m, nil); err != nil || !r.OK() {
+					t.Fatal(r, err)
+				}
+				p.same(p.contents())
+				return
+			}
+			if r, err := Check(ctx, p.m, nil); err == nil && r.OK() {
+				t.Fatal("the check finds nothing")
+			}
+			r, after := p.repair(RepairOptions{})
+			p.same(after)
+			if r.Generation <= newest {
+				t.Errorf("generation %d after %d", r.Generation, newest)
+			}
+		})
+	}
+}
+
+func TestRepairSuperblock(t *testing.T) {
+	for b := range format.Block(format.SuperblockCopies) {
+		p := newSmallPatient(t)
+		p.flip(b, 50)
+		p.mentions(p.sick(), "superblock", func(x Problem) bool { return x.Kind == ProblemTree })
+		_, after := p.repair(RepairOptions{})
+		p.same(after)
+		for i := range format.Block(format.SuperblockCopies) {
+			if _, err := format.DecodeSuperblock(i, (*[format.BlockSize]byte)(p.m.Bytes(blockOff(i), format.BlockSize))); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	p := newSmallPatient(t)
+	p.flip(0, 50)
+	p.flip(1, 50)
+	whole := p.bytes()
+	if _, err := Repair(ctx, p.m, RepairOptions{}); !errors.Is(err, format.ErrDamaged) {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(whole, p.bytes()) {
+		t.Fatal("a repair that failed changed the image")
+	}
+}
+
+// A damaged saved allocator costs nothing but the walk of the next mount.
+func TestRepairSnapshot(t *testing.T) {
+	p := newSmallPatient(t)
+	sv, err := tree.OpenSalvage(p.m)
+	p.ok(err)
+	p.flip(sv.Commit().Snapshot, 70)
+	p.sick()
+	_, after := p.repair(RepairOptions{})
+	p.same(after)
+}
+
+// An older commit, chosen by its generation.
+func TestRepairGeneration(t *testing.T) {
+	p := newSmallPatient(t)
+	sv, err := tree.OpenSalvage(p.m)
+	p.ok(err)
+	old := sv.Commit().Generation
+	p.mounted(func(w *world) {
+		w.file(format.RootIno, "too new")
+		p.ok(w.fs.Unlink(ctx, p.before["/dir-1"].ino, "file-1-3"))
+	})
+	p.flip(p.leafOf(tree.Key{Ino: format.RootIno, Kind: format.KindInode}), 2000)
+	p.sick()
+	if _, err := Repair(ctx, p.m, RepairOptions{Generation: 99999}); !errors.Is(err, ErrInvalid) {
+		t.Fatal(err)
+	}
+	r, after := p.repair(RepairOptions{Generation: old})
+	p.same(after)
+	if r.Repaired.From != old {
+		t.Errorf("repaired from %d", r.Repaired.From)
+	}
+	p.mounted(func(w *world) { // T9
+		if ino := w.file(format.RootIno, "new"); ino <= p.before["/dir-7/sub/sym"].ino+1 {
+			t.Errorf("number %d is used twice", ino)
+		}
+	})
+}
+
+// failing is a medium whose writes and fences fail from the n-th on.
+type failing struct {
+	pmem.Medium
+	left int
+}
+
+var errFailing = errors.New("the medium fails, as the test wants")
+
+type failingBatch struct {
+	pmem.Batch
+	m *failing
+}
+
+func (m *failing) Begin() pmem.Batch { return &failingBatch{m.Medium.Begin(), m} }
+
+func (m *failing) fails() error {
+	if m.left == 0 {
+		return errFailing
+	}
+	m.left--
+	return nil
+}
+
+func (b *failingBatch) Write(off int64, p []byte) error {
+	if err := b.m.fails(); err != nil {
+		return err
+	}
+	return b.Batch.Write(off, p)
+}
+
+func (b *failingBatch) Fence() error {
+	if err := b.m.fails(); err != nil {
+		return err
+	}
+	return b.Batch.Fence()
+}
+
+// A repair that ends after any of its writes or fences leaves an image whose
+// repair gives the same files.
+func TestRepairInterrupted(t *testing.T) {
+	p := newSmallPatient(t)
+	p.raw(func(s *tree.Store, tx *tree.Tx) {
+		for _, i := range ills[:10] {
+			if i.name != "blocks of a node" {
+				i.harm(p, s, tx)
+			}
+		}
+	})
+	leaves := p.nodes(0)
+	p.flip(leaves[len(leaves)/2], 900)
+	sick := p.bytes()
+	_, want := p.repair(RepairOptions{})
+	interrupted := 0
+	for n := 0; ; n++ {
+		p.store(sick)
+		report, err := Repair(ctx, &failing{Medium: p.m, left: n}, RepairOptions{})
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, errFailing) {
+			t.Fatal(n, err)
+		}
+		interrupted++
+		var after map[string]found
+		if r, err := Check(ctx, p.m, nil); err == nil && r.OK() {
+			// The commit was made; what failed came after. The report tells all.
+			if report == nil || report.Repaired == nil || len(report.Problems) == 0 {
+				t.Errorf("%d: the image is repaired and nothing is told", n)
+			}
+			after = p.contents()
+		} else {
+			_, after = p.repair(RepairOptions{})
+		}
+		if !maps.Equal(after, want) {
+			t.Errorf("after %d writes and fences the repair gives something else", n)
+		}
+	}
+	if interrupted < 8 {
+		t.Errorf("%d points to fail at", interrupted)
+	}
+}
+
+func TestRepairCancelled(t *testing.T) {
+	p := newPatient(t)
+	p.flip(p.nodes(0)[3], 100)
+	whole := p.bytes()
+	for calls := range 5 {
+		ctx, cancel := context.WithCancel(context.Background())
+		n := 0
+		_, err := Repair(ctx, p.m, RepairOptions{Progress: func(uint64, uint64) {
+			if n++; n > calls {
+				cancel()
+			}
+		}})
+		cancel()
+		if n > calls && !errors.Is(err, context.Canceled) {
+			t.Error(calls, err)
+		}
+		if err == nil {
+			break
+		}
+		if !bytes.Equal(whole, p.bytes()) {
+			t.Fatal("a cancelled repair changed the image")
+		}
+	}
+}
+
+// An image without a free block cannot be repaired, and says so; nothing changes.
+func TestRepairFull(t *testing.T) {
+	p := newSmallPatient(t)
+	p.raw(func(s *tree.Store, tx *tree.Tx) {
+		seen := uint64(0)
+		for s.Space().Free > 0 {
+			b, n, err := tx.AllocData(0, 1<<20)
+			if errors.Is(err, tree.ErrNoSpace) {
+				break
+			}
+			p.ok(err)
+			p.put(tx, key(p.before["/dir-0/file-0-1"].ino, format.KindExtent, seen), extentRecord(b, n))
+			seen += n
+		}
+		p.change(s, tx, "/dir-0/file-0-1", func(a *format.Inode) { a.Blocks, a.Size = seen, seen*format.PageSize })
+	})
+	p.before = p.contents()
+	// The floor is left: a repair of one leaf fits.
+	p.raw(func(s *tree.Store, tx *tree.Tx) {
+		p.change(s, tx, "/dir-3/file-3-3", func(a *format.Inode) { a.Nlink = 3 })
+	})
+	_, after := p.repair(RepairOptions{})
+	p.same(after)
+	// Now nothing is left.
+	p.raw(func(s *tree.Store, tx *tree.Tx) {
+		p.change(s, tx, "/dir-3/file-3-3", func(a *format.Inode) { a.Nlink = 3 })
+		p.put(tx, key(p.before["/dir-0/file-0-2"].ino, format.KindExtent, 0), extentRecord(18, 8192-18))
+	})
+	whole := p.bytes()
+	_, err := Repair(ctx, p.m, RepairOptions{})
+	if !errors.Is(err, ErrNoSpace) {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(whole, p.bytes()) {
+		t.Fatal("a repair that failed changed the image")
+	}
+}
+
+// Random damage: whatever it is, the repair makes the image clean, or refuses
+// for a reason it names and changes nothing; and nothing is lost in silence.
+func TestRepairRandom(t *testing.T) {
+	rounds := 40
+	if testing.Short() {
+		rounds = 5
+	}
+	seed := seedOf(t)
+	rnd := rand.New(rand.NewPCG(seed, 1))
+	p := newSmallPatient(t)
+	for range 3 {
+		p.mounted(func(*world) {})
+	}
+	healthyNow := p.bytes()
+	nodes := append(append(p.nodes(0), p.nodes(1)...), p.nodes(2)...)
+	repaired := 0
+	for round := range rounds {
+		p.store(healthyNow)
+		p.forged = false
+		for range 1 + rnd.IntN(4) {
+			switch b := nodes[rnd.IntN(len(nodes))]; rnd.IntN(5) {
+			case 0:
+				p.flip(format.Block(rnd.IntN(18)), rnd.IntN(200)) // superblocks and ring
+			case 1:
+				p.garble(rnd, b)
+				p.forged = true
+			default:
+				p.flip(b, rnd.IntN(format.BlockSize))
+			}
+		}
+		before := p.bytes()
+		if r, err := Check(ctx, p.m, nil); err == nil && r.OK() {
+			continue
+		}
+		_, err := Repair(ctx, p.m, RepairOptions{})
+		switch {
+		case err == nil:
+			p.store(before)
+			p.repair(RepairOptions{})
+			repaired++
+		case !bytes.Equal(before, p.bytes()):
+			t.Errorf("round %d: %v, and the image has changed", round, err)
+		case !errors.Is(err, format.ErrDamaged) && !errors.Is(err, format.ErrNotOurs):
+			t.Errorf("round %d: %v", round, err)
+		}
+		if t.Failed() {
+			t.Fatalf("round %d", round)
+		}
+	}
+	t.Logf("%d of %d repaired", repaired, rounds)
+	if repaired < rounds/4 {
+		t.Error("too few to tell")
+	}
+}
+
+// garble changes a byte of a leaf's slots or values and gives every node from
+// there to the root, and the newest commit record, checksums that are right.
+func (p *patient) garble(rnd *rand.Rand, leaf format.Block) {
+	p.t.Helper()
+	sv, err := tree.OpenSalvage(p.m)
+	if err != nil || sv.Choose(0) != nil {
+		return // damaged too much already
+	}
+	rec := *sv.Commit()
+	var path []format.Ptr
+	sv.Walk(tree.Key{}, format.MaxKey, tree.Visit{Node: func(ptr format.Ptr, level int, _ *format.Node) bool {
+		keep := int(rec.Roots[0].Level) - level
+		if len(path) > 0 && path[len(path)-1].Block == leaf {
+			return false
+		}
+		path = append(path[:min(keep, len(path))], ptr)
+		return ptr.Block != leaf
+	}})
+	if len(path) == 0 || path[len(path)-1].Block != leaf {
+		return
+	}
+	crc := uint32(0)
+	for i := len(path) - 1; i >= 0; i-- {
+		var n format.Node
+		copy(n[:], p.m.Bytes(blockOff(path[i].Block), format.BlockSize))
+		if i == len(path)-1 {
+			n[32+rnd.IntN(format.NodeCap)] ^= byte(1 << rnd.IntN(8))
+		} else {
+			for c := range n.Count() {
+				if ptr := n.Child(c); ptr.Block == path[i+1].Block {
+					ptr.CRC = crc
+					n.SetChild(c, ptr)
+				}
+			}
+		}
+		crc = n.Seal()
+		p.write(path[i].Block, n[:])
+	}
+	rec.Roots[0].CRC = crc
+	var slot [format.CommitSize]byte
+	rec.Encode(&slot)
+	sb := sv.Superblock()
+	p.write(sb.Ring+format.Block(uint64(rec.Generation)%uint64(sb.Slots)), slot[:])
+}
+
+func (p *patient) write(b format.Block, data []byte) {
+	p.t.Helper()
+	batch := p.m.Begin()
+	defer batch.End()
+	p.ok(batch.Write(blockOff(b), data))
+	p.ok(batch.Fence())
+}
