@@ -46,15 +46,15 @@ func (fs *FS) commitNow() {
 	if err := fs.commitDirty(context.WithoutCancel(fs.ctx)); err != nil {
 		return // the store has entered the ERROR state, which Status shows
 	}
-	fs.noteCommit(0, start)
+	fs.noteCommit(start)
 	fs.reaper.queue.wake() // those that found no space may find it now
 }
 
-// noteCommit records a commit that began at start.
-func (fs *FS) noteCommit(freezeID uint64, start time.Time) {
+// noteCommit records a timed commit that began at start.
+func (fs *FS) noteCommit(start time.Time) {
 	d := time.Since(start)
 	fs.commits.total.Add(1)
 	fs.commits.lastAt.Store(start.UnixNano())
 	fs.commits.latency.Store(int64(d))
-	fs.events.emit(Event{Commit: &CommitEvent{Generation: fs.store.DurableGeneration(), FreezeID: freezeID, Duration: d}})
+	fs.events.emit(Event{Commit: &CommitEvent{Generation: fs.store.DurableGeneration(), Duration: d}})
 }

@@ -104,6 +104,7 @@ func (fs *FS) noteFinalCommit(r *freeze.Record) {
 		}
 	}
 	fs.commits.latency.Store(int64(d))
+	fs.events.emit(Event{Time: r.FrozenAt, Commit: &CommitEvent{Generation: format.Generation(r.Generation), FreezeID: r.ID, Duration: d}})
 }
 
 // foundQueue keeps what syncs found until there is time to name the paths:

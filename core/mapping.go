@@ -37,7 +37,8 @@ func (m *Mapping) Ino() format.Ino { return m.in.ino }
 // Map allocates and zeroes the range durably (writable), pins its blocks and
 // the inode, and registers the mapping with the inode's dirty tracking. A range
 // that has all its blocks is mapped even while frozen: nothing of the image
-// changes.
+// changes. A read-only mapping allocates nothing: its holes are not among the
+// extents, and stay holes to the program whatever is written there later.
 //
 // Errors: ErrInvalid for a range that is empty, not page-aligned or past the
 // end of the file; ErrTooBig past 16 TiB; else as Fallocate.
@@ -83,6 +84,11 @@ func checkRange(r MapRequest) error {
 // from then on the blocks are pinned.
 func (fs *FS) mapRange(ctx context.Context, in *inode, r MapRequest) (*Mapping, []Extent, format.Generation, error) {
 	first, end := pageOf(r.Offset), pageOf(r.Offset+r.Length)
+	if r.Writable {
+		if err := fs.roomFor(in, first, end); err != nil {
+			return nil, nil, 0, err
+		}
+	}
 	for {
 		m, exts, hole, err := fs.tryMap(in, r, first, end)
 		if err != nil {

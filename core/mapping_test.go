@@ -186,6 +186,10 @@ func TestMapRefusals(t *testing.T) {
 	w.fails(err, ErrTooBig)
 	_, _, err = w.fs.Map(ctx, f, MapRequest{Length: 1 << 30, Writable: true, Grow: true, Protector: newTable()})
 	w.fails(err, ErrNoSpace)
+	w.fails(w.fs.Fallocate(ctx, f, FallocAllocate, 0, 1<<30), ErrNoSpace)
+	if a, _ := w.fs.GetAttr(ctx, f); a.Size != 0 || a.Blocks != 0 {
+		t.Fatalf("refused, and yet %d bytes in %d blocks", a.Size, a.Blocks)
+	}
 	_, _, err = w.fs.Map(ctx, root, MapRequest{Length: 4096})
 	w.fails(err, ErrIsDir)
 	w.ok(w.fs.Truncate(ctx, f, 0)) // nothing stayed pinned
@@ -460,7 +464,7 @@ func TestEvents(t *testing.T) {
 	w.freeze()
 	w.thaw()
 	w.ok(p.m.Unmap(ctx))
-	want := map[string]bool{"map": true, "found": true, "frozen": true, "thawed": true, "unmap": true}
+	want := map[string]bool{"commit": true, "map": true, "found": true, "frozen": true, "thawed": true, "unmap": true}
 	end := time.After(10 * time.Second)
 	for seq := uint64(0); len(want) > 0; {
 		select {
@@ -476,6 +480,8 @@ func TestEvents(t *testing.T) {
 				delete(want, "unmap")
 			case e.Found != nil && e.Found.FreezeID == 1 && e.Found.Inodes[0].Path == "/f" && e.Found.Inodes[0].Pages == 1:
 				delete(want, "found")
+			case e.Commit != nil && e.Commit.FreezeID == 1:
+				delete(want, "commit")
 			case e.Freeze != nil:
 				delete(want, string(e.Freeze.Kind))
 			}

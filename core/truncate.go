@@ -167,6 +167,11 @@ func (fs *FS) Fallocate(ctx context.Context, ino format.Ino, mode FallocMode, of
 		return err
 	}
 	defer fs.put(in)
+	if mode != FallocPunchHole {
+		if err := fs.roomFor(in, pageOf(off), pagesUp(off+n)); err != nil {
+			return fmt.Errorf("fallocate %d bytes of inode %d: %w", n, ino, err)
+		}
+	}
 	// A chunk at a time, so that a freeze need not wait for a large range.
 	for at := off; at < off+n; {
 		end := min(off+n, at+min(chunkSize-at%chunkSize, off+n-at))
@@ -273,6 +278,24 @@ func (fs *FS) punchLocked(in *inode, off, end int64) error {
 			return err
 		}
 	}
+}
+
+// roomFor refuses an allocation that cannot succeed before its first chunk is
+// made. It is a look, not a reservation.
+func (fs *FS) roomFor(in *inode, first, end format.Page) error {
+	missing := uint64(0)
+	in.mu.RLock()
+	err := fs.pieces(in.ino, first, end, func(_ format.Page, b format.Block, n uint64) error {
+		if b == 0 {
+			missing += n
+		}
+		return nil
+	})
+	in.mu.RUnlock()
+	if sp := fs.store.Space(); err == nil && missing > sp.Free+sp.PendingFree-min(sp.Kept, sp.Free) {
+		err = fmt.Errorf("%d blocks are needed, %d are free: %w", missing, sp.Free, ErrNoSpace)
+	}
+	return err
 }
 
 // maxAllocate is how many pages one transaction allocates and zeroes.
