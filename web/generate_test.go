@@ -61,7 +61,7 @@ func TestGeneratedIsCurrent(t *testing.T) {
 			t.Errorf("%s is not what %s makes: run make generate", generated, name)
 		}
 		// Nothing a strict Content-Security-Policy refuses comes from the generator either.
-		for _, banned := range []string{"templ.CSSClass", "ComponentScript", "SanitizeStyleAttributeValues", "RenderScriptItems"} {
+		for _, banned := range []string{"templ.ComponentCSSClass", "ComponentScript", "SanitizeStyleAttributeValues", "RenderScriptItems"} {
 			if bytes.Contains(have, []byte(banned)) {
 				t.Errorf("%s has %s: an inline style or script", generated, banned)
 			}

@@ -39,8 +39,8 @@ type look struct {
 	standing bool   // a freeze stands: some drawings grow with time
 }
 
-// hub keeps every open tab up to date. Its one goroutine runs while there is
-// at least one stream.
+// hub keeps every open tab up to date. Its goroutine runs while there is at
+// least one stream, and starts one more for each render.
 type hub struct {
 	max    int                                                                  // immutable
 	look   func() look                                                          // immutable
@@ -53,7 +53,7 @@ type hub struct {
 	streams int               // guard mu
 	running bool              // guard mu: the goroutine is there
 	closed  bool              // guard mu
-	wg      sync.WaitGroup    // the goroutine
+	wg      sync.WaitGroup    // the goroutine and the renders
 }
 
 // topic is one page that at least one tab shows.
@@ -61,8 +61,10 @@ type topic struct {
 	page page              // immutable
 	subs map[*stream]bool  // guard hub.mu
 	full []byte            // guard hub.mu: the newest whole page as a message, nil before the first
-	seen map[string]string // owner: the hub's goroutine; regions as last sent
-	at   time.Time         // owner: the hub's goroutine; last render
+	busy bool              // guard hub.mu: a render is under way
+	took time.Duration     // guard hub.mu: the last render
+	seen map[string]string // owner: the render under way; regions as last sent
+	at   time.Time         // owner: the hub's goroutine; start of the last render
 	due  bool              // owner: the hub's goroutine; changed since
 }
 
@@ -214,9 +216,9 @@ func (h *hub) pass(ctx context.Context, p *passState, topics []*topic) {
 	}
 	for _, t := range topics {
 		t.due = t.due || changed || (l.standing && t.page.Every > 0 && now.Sub(t.at) >= t.page.Every)
-		if t.due && now.Sub(t.at) >= t.page.least() {
+		if t.due && h.begin(t, now) {
 			t.at, t.due = now, false
-			h.update(ctx, t, l)
+			h.wg.Go(func() { h.update(ctx, t, l) })
 		}
 		if beat {
 			h.send(t, encodeMessage(message{Now: isoTime(l.snap.Now)}), nil)
@@ -247,8 +249,30 @@ func encodeMessage(m message) []byte {
 	return append(append([]byte("data: "), b...), '\n', '\n')
 }
 
+// idleShare is how many times as long as a render took its page rests: a
+// search through a large image must not keep a processor busy for a tab.
+const idleShare = 10
+
+// begin takes a topic for a render, unless one is under way or it has to rest.
+// A page that is slow to render holds up no other.
+func (h *hub) begin(t *topic, now time.Time) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if t.busy || now.Sub(t.at) < max(t.page.least(), idleShare*t.took) {
+		return false
+	}
+	t.busy = true
+	return true
+}
+
 // update renders a page once and sends its tabs the regions that changed.
 func (h *hub) update(ctx context.Context, t *topic, l look) {
+	start := time.Now()
+	defer func() {
+		h.mu.Lock()
+		t.busy, t.took = false, time.Since(start)
+		h.mu.Unlock()
+	}()
 	regions, err := h.render(ctx, t.page, l)
 	now := isoTime(l.snap.Now)
 	if err != nil {

@@ -195,6 +195,42 @@ func TestNotifyForcesALook(t *testing.T) {
 	})
 }
 
+// TestHubSlowPage: a page that is slow to render rests, and holds up no other.
+func TestHubSlowPage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var slow, quick atomic.Int64
+		var sig atomic.Int64
+		h := newHub(2, func() look { return look{sig: time.Duration(sig.Add(1)).String()} }, // every look differs
+			func(ctx context.Context, p page, _ look) (map[string]string, error) {
+				if p.Key != "/ui/" {
+					slow.Add(1)
+					time.Sleep(3 * time.Second)
+					return map[string]string{"a": time.Duration(slow.Load()).String()}, nil
+				}
+				quick.Add(1)
+				return map[string]string{"a": time.Duration(quick.Load()).String()}, nil
+			})
+		for _, key := range []string{"/ui/", "/ui/inodes?path_prefix=x"} {
+			s, err := h.join(page{Key: key})
+			if err != nil {
+				t.Fatal(err)
+			}
+			go func() {
+				for range s.ch { // a tab that reads
+				}
+			}()
+		}
+		time.Sleep(time.Minute)
+		if n := quick.Load(); n < 200 || n > 241 {
+			t.Errorf("the quick page was rendered %d times in a minute, want 4 a second", n)
+		}
+		if n := slow.Load(); n < 2 || n > 3 {
+			t.Errorf("the slow page was rendered %d times in a minute, want once in half of one", n)
+		}
+		h.close()
+	})
+}
+
 // TestHubLooksAgainWhenTheLedgerHasSettled: what the recorder writes a moment
 // after a change of core has no sign of its own.
 func TestHubLooksAgainWhenTheLedgerHasSettled(t *testing.T) {

@@ -117,13 +117,12 @@ type cost struct {
 
 // estimate is a forecast from freezes that had about as much to do.
 type estimate struct {
-	N                 int // how many freezes it rests on; 0: no forecast
-	Window            string
-	WindowFrom        string
-	WindowTo          string
-	Total             string
-	LeastPg, MostPg   string // the range of pages those freezes flushed
-	FreezesRemembered int
+	N               int // how many freezes it rests on; 0: no forecast
+	Window          string
+	WindowFrom      string
+	WindowTo        string
+	Total           string
+	LeastPg, MostPg string // the range of pages those freezes flushed
 }
 
 // Comparable freezes flushed between a quarter and four times as many pages.
@@ -144,7 +143,7 @@ func costOf(s snapshot, recent []store.Freeze) cost {
 
 // estimateOf gives the median and the range of comparable freezes, or nothing.
 func estimateOf(dirtyPages uint64, recent []store.Freeze) estimate {
-	e := estimate{FreezesRemembered: len(recent)}
+	var e estimate
 	var windows, totals []float64
 	least, most := int64(math.MaxInt64), int64(0)
 	for _, f := range recent {

@@ -111,7 +111,7 @@ func TestEstimate(t *testing.T) {
 	}
 	far := []store.Freeze{at(10_000, 9000, "thawed"), at(1, 3, "thawed")}
 	if got := estimateOf(100, append(far, near...)); got != (estimate{N: 3, Window: e.Window, WindowFrom: e.WindowFrom,
-		WindowTo: e.WindowTo, Total: e.Total, LeastPg: "90", MostPg: "120 pages", FreezesRemembered: 5}) {
+		WindowTo: e.WindowTo, Total: e.Total, LeastPg: "90", MostPg: "120 pages"}) {
 		t.Errorf("freezes with another load count: %+v", got)
 	}
 	if got := estimateOf(100, near[:2]); got.N != 0 {
