@@ -187,14 +187,12 @@ func (s *Store) seal(freezeID uint64, force bool) (*sealedGroup, error) {
 // sealLocked is seal. Needs groupMu exclusively.
 func (s *Store) sealLocked(freezeID uint64, force bool) (*sealedGroup, error) {
 	if s.o.OnSeal != nil {
-		tx := &Tx{s: s, gen: s.OpenGeneration(), nodes: s.pledged.Swap(0), seal: true}
+		tx := &Tx{s: s, gen: s.OpenGeneration(), seal: true}
 		err := s.o.OnSeal(tx)
 		tx.End()
 		if err != nil {
 			return nil, s.fail(fmt.Errorf("write the deferred records: %w", err))
 		}
-	} else {
-		s.alloc.release(s.pledged.Swap(0))
 	}
 	if f := s.Err(); f != nil {
 		return nil, stateError(f)

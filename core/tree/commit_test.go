@@ -416,28 +416,65 @@ func TestConcurrent(t *testing.T) {
 	finish(t, s, m)
 }
 
-// TestPledge: what transactions pledge is there for OnSeal, and comes back.
-func TestPledge(t *testing.T) {
+// TestOnSeal: the callback's records land in the commit that is being sealed,
+// and replacing one whose leaf the group owns takes no node even if none is
+// left (T4, T10).
+func TestOnSeal(t *testing.T) {
 	m := mkfs(t, 1<<20)
 	o := testOptions()
-	var got int64
+	var sealed format.Generation
+	var free [2]uint64
+	var s *Store
 	o.OnSeal = func(tx *Tx) error {
-		got = tx.nodes
-		return tx.Put(Key{Ino: 5}, []byte("deferred"))
+		sealed = tx.Generation()
+		free[0] = s.Space().Free
+		err := tx.Put(Key{Ino: 5}, []byte("deferred"))
+		free[1] = s.Space().Free
+		return err
 	}
-	s := mustOpen(t, m, o)
-	update(t, s, Reserve{Nodes: 10}, func(tx *Tx) { tx.Pledge(4) })
-	update(t, s, Reserve{Nodes: 10}, func(tx *Tx) { tx.Pledge(20) })
-	if r := s.Space().Reserved; r != 14 {
-		t.Fatalf("%d blocks reserved, want 14", r)
-	}
-	put(t, s, Key{Ino: 1}, nil)
-	checkStore(t, s)
-	if r := s.Space().Reserved; got != 14 || r != 0 {
-		t.Fatalf("OnSeal had %d nodes, %d are still reserved", got, r)
+	s = mustOpen(t, m, o)
+	put(t, s, Key{Ino: 5}, []byte("12345678"))
+	// Whatever is left is promised to somebody else.
+	all := s.alloc.avail.Swap(0)
+	g, err := s.Commit(context.Background(), CommitOptions{})
+	s.alloc.avail.Add(all)
+	if err != nil || g != sealed || free[0] != free[1] {
+		t.Fatalf("generation %d, sealed %d, %v; %v blocks were free", g, sealed, err, free)
 	}
 	if v, err := s.Get(Key{Ino: 5}, nil); err != nil || string(v) != "deferred" {
 		t.Fatalf("%q, %v", v, err)
 	}
+	if r := checkImage(t, m.clone()); r.Generation != g || r.Records != 1 {
+		t.Fatalf("%+v", r)
+	}
 	finish(t, s, m)
+}
+
+// TestOnSealFails: an error of the callback is the ERROR state (T11).
+func TestOnSealFails(t *testing.T) {
+	m := mkfs(t, 1<<20)
+	o := testOptions()
+	fail := false
+	o.OnSeal = func(tx *Tx) error {
+		if !fail {
+			return nil
+		}
+		return errors.Join(tx.Put(Key{Ino: 6}, nil), errPlanted)
+	}
+	s := mustOpen(t, m, o)
+	put(t, s, Key{Ino: 5}, []byte("kept"))
+	checkStore(t, s)
+	fail = true
+	put(t, s, Key{Ino: 5}, []byte("lost"))
+	if err := s.WaitDurable(context.Background(), s.OpenGeneration()); !errors.Is(err, ErrState) || !errors.Is(err, errPlanted) {
+		t.Fatal(err)
+	}
+	if r := checkImage(t, m); r.Records != 1 {
+		t.Fatalf("%+v", r)
+	}
+	again := mustOpen(t, m, testOptions())
+	if v, err := again.Get(Key{Ino: 5}, nil); err != nil || string(v) != "kept" {
+		t.Fatalf("%q, %v", v, err)
+	}
+	finish(t, again, m)
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"permafrost/core/format"
+	"permafrost/pmem"
 )
 
 // reseal makes a changed node's checksum right again.
@@ -362,6 +363,7 @@ func TestTornSlot(t *testing.T) {
 // TestProgress: a rebuild says how far it is and how long it took.
 func TestProgress(t *testing.T) {
 	m := mkfs(t, 64<<20)
+	m.domain = pmem.DomainPageCache // where there is something to read ahead
 	s := mustOpen(t, m, testOptions())
 	v := make([]byte, 1000)
 	update(t, s, Reserve{Nodes: 8000}, func(tx *Tx) {

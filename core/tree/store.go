@@ -21,7 +21,9 @@ type Options struct {
 	// OnSeal is called inside every seal, with a transaction of its own and no
 	// other open: deferred records are written here (T4). It must not end the
 	// transaction, wait for locks (see the package comment) or call the Store's
-	// committing methods. An error is the ERROR state.
+	// committing methods. Nothing is reserved for it: it should replace records,
+	// by values of the same length, whose leaves this group has changed already,
+	// which takes no node. An error is the ERROR state.
 	OnSeal func(tx *Tx) error
 	// Progress is called now and then while the allocator is rebuilt, with the
 	// nodes visited so far and in all.
@@ -63,7 +65,6 @@ type Store struct {
 	gone     bool        // closed: the medium must not be read; guarded by treeMu
 
 	counters liveCounters // atomics
-	pledged  atomic.Int64 // nodes reserved for OnSeal's transaction (Tx.Pledge)
 
 	openGen   atomic.Uint64 // written under groupMu and treeMu
 	openNodes atomic.Int64  // live nodes of the open group

@@ -117,14 +117,6 @@ func (t *Tx) failed(err error) error {
 	return err
 }
 
-// Pledge keeps up to n reserved nodes beyond the end of the transaction, for
-// the one that OnSeal gets when this group is sealed.
-func (t *Tx) Pledge(n int) {
-	k := min(int64(n), t.nodes)
-	t.nodes -= k
-	t.s.pledged.Add(k)
-}
-
 // allocNode allocates a block for a node, reserved or, if the reservation was
 // too small, from what is available.
 func (t *Tx) allocNode() (format.Block, error) {
