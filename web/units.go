@@ -70,8 +70,12 @@ func spanText(d time.Duration) string {
 	}
 	s := int64(d / time.Second)
 	switch {
+	case s < 3600 && s%60 == 0:
+		return fmt.Sprintf("%d min", s/60)
 	case s < 3600:
 		return fmt.Sprintf("%d min %02d s", s/60, s%60)
+	case s < 86400 && s%3600 == 0:
+		return fmt.Sprintf("%d h", s/3600)
 	case s < 86400:
 		return fmt.Sprintf("%d h %02d min", s/3600, s/60%60)
 	}

@@ -117,7 +117,7 @@ func freezeRowOf(f store.Freeze, now time.Time) freezeRow {
 		ID: f.ID, Href: fmt.Sprintf("/ui/freezes/%d", f.ID), Outcome: outcomeOf(f.State),
 		Requested: momentOf(f.RequestedAt, now), Frozen: momentOf(f.FrozenAt, now),
 		Holders: holderNames(f.Holds), Window: dash, Total: dash, Held: dash,
-		Flushed: pagesText(f.Pages), Waiters: count(f.BlockedTotal), LongestWait: dash,
+		Flushed: plural(f.Pages, "page", "pages"), Waiters: count(f.BlockedTotal), LongestWait: "",
 	}
 	if !f.FrozenAt.IsZero() {
 		r.Window, r.Total = microsText(f.WindowUS), microsText(f.TotalUS)
@@ -128,7 +128,7 @@ func freezeRowOf(f store.Freeze, now time.Time) freezeRow {
 		}
 	}
 	if f.LongestWaitUS > 0 {
-		r.LongestWait = microsText(f.LongestWaitUS)
+		r.LongestWait = "up to " + microsText(f.LongestWaitUS)
 	}
 	return r
 }

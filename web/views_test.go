@@ -27,6 +27,8 @@ func TestUnits(t *testing.T) {
 		{microsText(61e6), "1 min 01 s"},
 		{microsText(math.NaN()), dash},
 		{spanText(2*time.Hour + 3*time.Minute), "2 h 03 min"},
+		{spanText(time.Hour), "1 h"},
+		{spanText(5 * time.Minute), "5 min"},
 		{spanText(76 * time.Hour), "3 d 04 h"},
 		{countdownText(41*time.Second + 1), "0:42"},
 		{countdownText(time.Hour + 62*time.Second), "1:01:02"},
