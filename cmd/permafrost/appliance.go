@@ -24,13 +24,14 @@ import (
 // (ledger, region, file system, recorder, attach, REST) and stopped top down,
 // so that nothing is used after it has ended:
 //
-//  1. listeners close and streams end: nobody asks for anything new;
-//  2. attach stops: mappings are made clean and stay protected, so clients
+//  1. a standing freeze ends as interrupted: whoever it holds goes on, and is
+//     answered, instead of holding up the steps that follow;
+//  2. listeners close and streams end: nobody asks for anything new;
+//  3. attach stops: mappings are made clean and stay protected, so clients
 //     block instead of storing where nobody watches, until the next server;
-//  3. the file system unmounts: a standing freeze ends as interrupted, the
-//     last commit carries the allocator;
-//  4. the recorder drains its events, the ledger is flushed and closed;
-//  5. the region is unmapped and unlocked.
+//  4. the file system unmounts: the last commit carries the allocator;
+//  5. the recorder drains its events, the ledger is flushed and closed;
+//  6. the region is unmapped and unlocked.
 type appliance struct {
 	cmd     *serveCmd
 	places  places
@@ -237,13 +238,13 @@ func listenUnix(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// shutdownTime bounds each step of stopping.
+// shutdownTime bounds each step of stopping. Each has its own: a peer that
+// holds up one step must not cost the file system its last sync and commit.
 const shutdownTime = 20 * time.Second
 
-// stop goes top down; it works after a start that failed half way as well.
-func (a *appliance) stop() {
-	ctx, cancel := context.WithTimeout(context.Background(), shutdownTime)
-	defer cancel()
+// stop goes top down; it works after a start that failed half way as well. Its
+// error says which steps failed; the others were taken all the same.
+func (a *appliance) stop() error {
 	close(a.stopping)
 	if a.ui != nil {
 		a.ui.Close() // open tabs would hold up the servers' Shutdown
@@ -251,34 +252,49 @@ func (a *appliance) stop() {
 	if a.rest != nil {
 		a.rest.Close()
 	}
-	for _, s := range a.servers {
-		if err := s.Shutdown(ctx); err != nil {
-			s.Close()
+	var failed []error
+	step := func(what string, do func(context.Context) error) {
+		ctx, cancel := context.WithTimeout(context.Background(), shutdownTime)
+		defer cancel()
+		if err := do(ctx); err != nil {
+			a.log.Error("shutdown: "+what, "error", err)
+			failed = append(failed, fmt.Errorf("%s: %w", what, err))
 		}
 	}
+	if a.fs != nil {
+		step("end the freeze", a.fs.Freezer().Close)
+	}
+	step("end the requests", a.endRequests)
 	a.serving.Wait()
 	if a.attach != nil {
-		a.report("stop the attach server", a.attach.Close(ctx))
+		step("stop the attach server", a.attach.Close)
 	}
 	if a.fs != nil {
-		a.report("unmount", a.fs.Unmount(ctx))
+		step("unmount", a.fs.Unmount)
 	}
 	if a.recorder != nil {
 		a.recorder.stop()
 	}
 	if a.ledger != nil {
-		a.report("flush the ledger", a.ledger.Flush(ctx))
-		a.report("close the ledger", a.ledger.Close(ctx))
+		step("flush the ledger", a.ledger.Flush)
+		step("close the ledger", a.ledger.Close)
 	}
 	if a.region != nil {
-		a.report("close the image", a.region.Close())
+		step("close the image", func(context.Context) error { return a.region.Close() })
 	}
+	return errors.Join(failed...)
 }
 
-func (a *appliance) report(what string, err error) {
-	if err != nil {
-		a.log.Error("shutdown: "+what, "error", err)
+// endRequests lets requests finish while ctx lasts, and cuts off the rest: they
+// are answered by nobody, and so were not promised anything.
+func (a *appliance) endRequests(ctx context.Context) error {
+	for _, s := range a.servers {
+		if err := s.Shutdown(ctx); err != nil {
+			a.log.Warn("shutdown: requests are cut off", "error", err)
+			s.Close()
+		}
 	}
+	return nil
 }
 
 // notReady gives the reasons not to be ready that REST cannot see.

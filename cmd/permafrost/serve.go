@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -43,7 +44,7 @@ type places struct {
 	temporary                                    string // removed at the end; the demo's
 }
 
-func (s *serveCmd) Run(c *console) error {
+func (s *serveCmd) Run(c *console) (err error) {
 	if err := s.checkListen(); err != nil {
 		return &exitError{exitUsage, err}
 	}
@@ -63,12 +64,11 @@ func (s *serveCmd) Run(c *console) error {
 	log := slog.New(slog.NewTextHandler(c.err, &slog.HandlerOptions{Level: slog.LevelInfo}))
 	a := &appliance{cmd: s, places: p, log: log, console: c}
 	if err := a.start(ctx); err != nil {
-		a.stop()
-		return err
+		return errors.Join(err, a.stop())
 	}
-	defer a.stop()
+	defer func() { err = errors.Join(err, a.stop()) }()
 	a.announce()
-	if s.Demo {
+	if s.Demo && a.attach.Unavailable() == nil {
 		demo, err := startDemo(ctx, a.fs, p.attach)
 		if err != nil {
 			return err

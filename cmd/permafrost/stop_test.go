@@ -1,0 +1,92 @@
+package main
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestStopWhileFrozen: a server that is told to stop ends the freeze first.
+// Whoever the freeze held is answered and nothing of it is lost, the file system
+// is unmounted in order, and the stop does not wait for the lease.
+func TestStopWhileFrozen(t *testing.T) {
+	s := newServer(t, "")
+	ctx := context.Background()
+	var fr wireFreeze
+	if _, err := s.client.call(ctx, "POST", "/freeze", params("holder", "backup", "lease", "5m"), &fr); err != nil {
+		t.Fatal(err)
+	}
+	held := make(chan error, 1)
+	go func() {
+		_, err := s.client.do(ctx, "PUT", "/files/held?wait=2m", nil, strings.NewReader("held"))
+		held <- err
+	}()
+	for s.status(t).BlockedTotal == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	began := time.Now()
+	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-held; err != nil {
+		t.Errorf("the held upload: %v", err)
+	}
+	if err := s.awaitExit(t); err != nil {
+		t.Errorf("the server ended with %v", err)
+	}
+	if d := time.Since(began); d > shutdownTime/2 {
+		t.Errorf("the stop took %v", d)
+	}
+	if strings.Contains(s.log.String(), "ERROR") {
+		t.Errorf("the stop failed somewhere:\n%s", s.log)
+	}
+	s.start(t, "")
+	if data, err := s.client.readFile(ctx, "/held"); err != nil || string(data) != "held" {
+		t.Errorf("the held upload left %q (%v)", data, err)
+	}
+	_, err := s.client.call(ctx, "POST", "/thaw", params("hold", fr.Hold), nil)
+	if p, ok := err.(*problem); !ok || p.Status != http.StatusGone {
+		t.Errorf("a thaw of the interrupted hold: %v", err)
+	}
+}
+
+// TestStopDuringUpload: a sender that never ends costs the stop its patience,
+// and the file system nothing.
+func TestStopDuringUpload(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for the patience of a stop")
+	}
+	s := newServer(t, "")
+	body, feed := io.Pipe()
+	defer feed.Close()
+	go s.client.do(context.Background(), "PUT", "/files/endless", nil, body)
+	if _, err := feed.Write(make([]byte, 2<<20)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.awaitExit(t); err != nil {
+		t.Errorf("the server ended with %v", err)
+	}
+	if strings.Contains(s.log.String(), "ERROR") {
+		t.Errorf("the stop failed somewhere:\n%s", s.log)
+	}
+}
+
+// awaitExit is how a server ended that was told to.
+func (s *testServer) awaitExit(t *testing.T) error {
+	t.Helper()
+	defer func() { s.serverProcess = nil }()
+	select {
+	case err := <-s.exited:
+		return err
+	case <-time.After(2 * shutdownTime):
+		t.Fatal("the server does not stop")
+		return nil
+	}
+}
