@@ -3,6 +3,7 @@ package dax
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 
 	"permafrost/core"
 	"permafrost/core/format"
@@ -10,12 +11,15 @@ import (
 
 // failing is a file system in its ERROR state, as mappings see it: no store is
 // granted any more.
-type failing struct{ volume }
+type failing struct {
+	volume
+	now *atomic.Bool // from when on
+}
 
 func (v failing) Map(ctx context.Context, ino format.Ino, r core.MapRequest) (tracker, []core.Extent, error) {
 	t, x, err := v.volume.Map(ctx, ino, r)
-	if err != nil {
-		return nil, nil, err
+	if err != nil || !v.now.Load() {
+		return t, x, err
 	}
 	return failingMapping{t}, x, nil
 }

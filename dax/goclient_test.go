@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -102,12 +103,13 @@ func TestGoClient(t *testing.T) {
 // TestStoresEndInTheErrorState: a store that can never be granted ends in
 // SIGBUS and not in a wait without end.
 func TestStoresEndInTheErrorState(t *testing.T) {
-	r := newRig(t)
+	var failed atomic.Bool
+	r := newRig(t, func(o *Options) { o.vol = failing{coreVolume{o.FS}, &failed} })
 	w := r.attached("/f", 4)
 	w.do("catchbus")
 	w.do("once 0 0 0 1")
 	w.moved(0, 0)
-	r.srv.vol = failing{r.srv.vol} // not used by what is mapped already
+	failed.Store(true) // for what is mapped from now on
 	w.do("map 1 /g 0 4096 wcg")
 	w.do("once 1 1 0 2")
 	eventually(t, "SIGBUS", func() bool { return w.slot(63) == 1 })

@@ -58,7 +58,7 @@ func TestRestartWithEveryClientHeld(t *testing.T) {
 		w.kill()
 	}
 	eventually(t, "the mappings end", func() bool { return b.do("mappings") == 0 })
-	b.do("close")
+	b.close()
 }
 
 // TestRestartFindsWrittenPages: what was stored before the server died, through
@@ -101,7 +101,7 @@ func TestRestartFindsWrittenPages(t *testing.T) {
 	}
 	w.kill()
 	eventually(t, "the mappings end", func() bool { return b.do("mappings") == 0 })
-	b.do("close")
+	b.close()
 }
 
 // TestRestartAfterCleanStop: between two servers no store passes at all.
@@ -109,20 +109,20 @@ func TestRestartAfterCleanStop(t *testing.T) {
 	dir := newImage(t)
 	a, _, _, _ := startAppliance(t, dir)
 	w := a.client("/f", 8)
-	w.do("hammer 0 0 0 4096 8")
+	w.do("hammer 0 0 0 4096 7")
 	w.moved(0, 1000)
-	a.do("close")
+	a.close()
 	w.held(0, 20*time.Millisecond)
 	b, clients, _, _ := startAppliance(t, dir)
 	if clients != 1 {
 		t.Fatalf("%d clients taken back", clients)
 	}
 	w.moved(0, w.slot(0)+1000)
-	w.do("munmap 0 0 4096")
+	w.do("munmap 0 %d 4096", 7*4096)
 	b.do("freeze")
 	b.do("thaw")
 	w.kill()
-	b.do("close")
+	b.close()
 }
 
 // TestRestartWhileAMappingMoves: the record is older than the client's last
@@ -155,7 +155,7 @@ func TestRestartWhileAMappingMoves(t *testing.T) {
 	}
 	w.kill()
 	eventually(t, "the mappings end", func() bool { return b.do("mappings") == 0 })
-	b.do("close")
+	b.close()
 }
 
 // TestRestartNamesWhatItCannotHold: a forked process's descriptor was lost with
@@ -178,7 +178,7 @@ func TestRestartNamesWhatItCannotHold(t *testing.T) {
 	eventually(t, "it is named no longer", func() bool { return b.do("survivors") == 0 })
 	w.kill()
 	eventually(t, "the mappings end", func() bool { return b.do("mappings") == 0 })
-	b.do("close")
+	b.close()
 }
 
 // TestRestartForgetsTheDead: records of clients that have ended do no harm.
@@ -199,5 +199,5 @@ func TestRestartForgetsTheDead(t *testing.T) {
 	}
 	v.kill()
 	eventually(t, "the mappings end", func() bool { return b.do("mappings") == 0 })
-	b.do("close")
+	b.close()
 }

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
 	"permafrost/core"
@@ -76,6 +77,8 @@ type rig struct {
 func newRig(t testing.TB, tune ...func(*Options)) *rig {
 	t.Helper()
 	needAttach(t)
+	before := goleak.IgnoreCurrent()
+	t.Cleanup(func() { goleak.VerifyNone(t, before) })
 	region, err := pmem.CreateMemfd("dax-test", imageBytes, pmem.Options{})
 	if err != nil {
 		t.Fatal(err)

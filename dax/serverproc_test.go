@@ -180,3 +180,12 @@ func (a *appliance) waitParked(n uint64) {
 	a.t.Helper()
 	eventually(a.t, fmt.Sprintf("%d stores held", n), func() bool { return a.do("parked") == n })
 }
+
+// close stops it in good order and waits for its end.
+func (a *appliance) close() {
+	a.t.Helper()
+	a.do("close")
+	if err := a.cmd.Wait(); err != nil {
+		a.t.Errorf("appliance: %v", err)
+	}
+}
