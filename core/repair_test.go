@@ -143,7 +143,9 @@ func (p *patient) collect(w *world, dir format.Ino, path string, all map[string]
 			h := sha256.New()
 			switch a.Mode & format.TypeMask {
 			case format.TypeRegular:
-				h.Write(w.read(e.Ino))
+				if a.Size < 64<<20 { // else it is forged
+					h.Write(w.read(e.Ino))
+				}
 			case format.TypeSymlink:
 				target, err := w.fs.Readlink(ctx, e.Ino)
 				p.ok(err)
