@@ -130,15 +130,14 @@ func momentOf(t, now time.Time) moment {
 	}
 	t = t.UTC()
 	text := t.Format("15:04:05")
-	if y, m, d := t.Date(); !sameDay(y, m, d, now) {
-		text = t.Format("2006-01-02 15:04:05")
+	y, m, d := t.Date()
+	switch ny, nm, nd := now.UTC().Date(); {
+	case y != ny:
+		text = t.Format("2 Jan 2006 15:04:05")
+	case m != nm || d != nd:
+		text = t.Format("2 Jan 15:04:05")
 	}
 	return moment{ISO: t.Format(time.RFC3339Nano), Text: text + " UTC", Rel: agoText(t, now), Clock: t.Format("15:04:05")}
-}
-
-func sameDay(y int, m time.Month, d int, now time.Time) bool {
-	ny, nm, nd := now.UTC().Date()
-	return y == ny && m == nm && d == nd
 }
 
 // modeText writes a mode as ls does.

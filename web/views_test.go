@@ -50,7 +50,8 @@ func TestUnits(t *testing.T) {
 		{runText([]core.PageRun{{First: 3, Count: 1}, {First: 9, Count: 4}}, 9), "3, 9–12"},
 		{runText([]core.PageRun{{First: 3, Count: 1}, {First: 9, Count: 4}}, 1), "3 and 1 more"},
 		{momentOf(epoch, epoch).Text, "22:30:00 UTC"},
-		{momentOf(epoch.Add(-24*time.Hour), epoch).Text, "2025-11-21 22:30:00 UTC"},
+		{momentOf(epoch.Add(-24*time.Hour), epoch).Text, "21 Nov 22:30:00 UTC"},
+		{momentOf(epoch.Add(-400*24*time.Hour), epoch).Text, "18 Oct 2024 22:30:00 UTC"},
 		{momentOf(time.Time{}, epoch).Text, dash},
 	} {
 		if c.got != c.want {
