@@ -12,7 +12,12 @@ func (n *Node) span(i int) (off, end int) {
 	return off, off + int(le.Uint16(p[slValLen:]))
 }
 
+// setSpan says where the i-th value lies. An empty one lies at the end, where it
+// stays inside whatever low becomes.
 func (n *Node) setSpan(i, off, length int) {
+	if length == 0 {
+		off = BlockSize
+	}
 	p := n[ndSlots+i*slotSize:][:slotSize:slotSize]
 	le.PutUint16(p[slValOff:], uint16(off))
 	le.PutUint16(p[slValLen:], uint16(length))

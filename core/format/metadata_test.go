@@ -140,7 +140,7 @@ func TestLeaf(t *testing.T) {
 		if i != x || found != ok {
 			t.Fatalf("find %v: %d, %v; want %d, %v", k, i, found, x, ok)
 		}
-		v := bytes.Repeat([]byte{byte(rnd.Uint32())}, rnd.IntN(200)*rnd.IntN(7)+rnd.IntN(50))
+		v := bytes.Repeat([]byte{byte(rnd.Uint32())}, rnd.IntN(2)*(rnd.IntN(200)*rnd.IntN(7)+rnd.IntN(50)))
 		switch {
 		case found && rnd.IntN(3) == 0:
 			n.Remove(i, i+1)
