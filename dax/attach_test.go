@@ -487,6 +487,37 @@ func TestReadsAnswerWhileHeld(t *testing.T) {
 	}
 }
 
+// TestRequestsSideBySide: of one client, a request that is held delays no other.
+func TestRequestsSideBySide(t *testing.T) {
+	r := newRig(t)
+	w := r.attached("/f", 4)
+	w.do("store 0 0 1")
+	r.freeze()
+	for i := range 8 {
+		w.do("beside %d %d /new%d 8192", i, i+1, i)
+	}
+	eventually(t, "they are held", func() bool { return len(r.fs.Blocked()) == 8 })
+	if n := w.do("stat /f"); n != 4*4096 {
+		t.Errorf("stat: %d", n)
+	}
+	w.do("sync 0 0 0")
+	r.thaw()
+	for i := range 8 {
+		w.moved(i, 0)
+		if w.slot(i) != 1 {
+			t.Errorf("map %d failed", i)
+		}
+		w.do("store %d 4096 %d", i+1, i)
+	}
+	w.do("remap 0 /f %d", 16*4096) // the library's own mremap
+	w.do("hammer 20 0 0 4096 16")
+	w.moved(20, 100)
+	r.freeze()
+	r.waitParked(1)
+	r.prefix("/f", 0, 16, w.slot(20))
+	r.thaw()
+}
+
 func TestExecAndDetachEndMappings(t *testing.T) {
 	r := newRig(t)
 	w := r.attached("/f", 4)

@@ -36,6 +36,7 @@ type client struct {
 	conn   *wire.Conn // guarded by connMu: nil while not connected
 
 	evMu     sync.Mutex
+	idle     *sync.Cond          // on evMu: a worker has stopped
 	members  []*member           // guarded by evMu: the connected process first, then forked ones
 	mappings map[uint64]*mapping // guarded by evMu
 	learn    []learning          // guarded by evMu: processes to look up
@@ -53,8 +54,10 @@ type learning struct {
 }
 
 func (s *Server) newClient(id wire.ClientID, proc core.Process, started uint64) *client {
-	return &client{srv: s, id: id, proc: proc, started: started, since: time.Now(),
+	c := &client{srv: s, id: id, proc: proc, started: started, since: time.Now(),
 		kicked: make(chan struct{}, 1), done: make(chan struct{}), mappings: make(map[uint64]*mapping)}
+	c.idle = sync.NewCond(&c.evMu)
+	return c
 }
 
 // start begins to serve the connected process's descriptor.
@@ -80,6 +83,11 @@ func (c *client) startMember(m *member, pidfd int) {
 // stores wait: the server is quiet.
 func (c *client) hush(ctx context.Context) error {
 	c.evMu.Lock()
+	for i := 0; i < len(c.members); i++ {
+		for c.members[i].working { // at most until the store it is answering is
+			c.idle.Wait()
+		}
+	}
 	list := make([]*mapping, 0, len(c.mappings))
 	for _, mp := range c.mappings {
 		if mp.writable && mp.addr != 0 && !mp.ended {

@@ -80,6 +80,7 @@ func (m *member) work() {
 		c.evMu.Lock()
 		if len(m.queue) == 0 || m.gone || c.srv.quiet.Load() {
 			m.working = false
+			c.idle.Broadcast()
 			c.evMu.Unlock()
 			return
 		}

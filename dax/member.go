@@ -80,9 +80,7 @@ func (m *member) serve() {
 			if gone = m.gone; gone {
 				return true
 			}
-			if err := m.drainLocked(); err != nil {
-				m.c.srv.log.Error("attach: cannot read events", "client", m.nameLocked(), "error", err)
-			}
+			m.readLocked()
 			if start = len(m.queue) > 0 && !m.working; start {
 				m.working = true
 			}
@@ -101,6 +99,19 @@ func (m *member) serve() {
 			}
 			return
 		}
+	}
+}
+
+// readLocked drains, and again later if something could not be taken.
+func (m *member) readLocked() {
+	if err := m.drainLocked(); err != nil {
+		m.c.srv.log.Error("attach: cannot read events", "client", m.nameLocked(), "error", err)
+		time.AfterFunc(crowdPause, func() {
+			m.c.evMu.Lock()
+			m.readLocked()
+			m.kickLocked()
+			m.c.evMu.Unlock()
+		})
 	}
 }
 

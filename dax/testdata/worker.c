@@ -56,6 +56,17 @@ static void *kernel(void *arg)
     return NULL;
 }
 
+/* mapper maps a file beside other requests. */
+struct maprequest { char path[1024]; uint64_t length; int slot, name; };
+
+static void *mapper(void *arg)
+{
+    struct maprequest *q = (struct maprequest *)arg;
+    int r = pf_map(client, q->path, 0, q->length, PF_WRITE | PF_CREATE | PF_GROW, 0600, &map[q->name]);
+    __atomic_store_n(&progress[q->slot], r ? 2 : 1, __ATOMIC_RELEASE);
+    return NULL;
+}
+
 static void start(void *(*f)(void *), struct job j)
 {
     pthread_t t;
@@ -109,6 +120,16 @@ int main(int argc, char **argv)
             for (char *p = flags; *p; p++)
                 f |= *p == 'w' ? PF_WRITE : *p == 'c' ? PF_CREATE : *p == 'g' ? PF_GROW : *p == 'n' ? PF_NOWAIT : 0;
             result(pf_map(client, path, a, b, f, 0644, &map[n]));
+        } else if (!strcmp(word, "beside") && sscanf(rest, "%d %d %1023s %llu", &m, &n, path, &a) == 4) {
+            struct maprequest *q = malloc(sizeof *q);
+            pthread_t t;
+            *q = (struct maprequest){.length = a, .slot = m, .name = n};
+            memcpy(q->path, path, sizeof path);
+            pthread_create(&t, NULL, mapper, q);
+            pthread_detach(t);
+            answer("ok");
+        } else if (!strcmp(word, "remap") && sscanf(rest, "%d %1023s %llu", &n, path, &a) == 3) {
+            result(pf_remap(client, path, &map[n], a));
         } else if (!strcmp(word, "unmap") && sscanf(rest, "%d", &n) == 1) {
             result(pf_unmap(client, &map[n]));
         } else if (!strcmp(word, "sync") && sscanf(rest, "%d %llu %llu", &n, &a, &b) == 3) {
