@@ -14,8 +14,11 @@ export CGO_ENABLED = 1
 
 .PHONY: run test build setup setup-test lint generate bench prove-loop clean
 
+# The server watches other processes' page faults, which takes root.
+SUDO := $(shell [ "$$(id -u)" -eq 0 ] || command -v sudo)
+
 run: setup build
-	$(BIN) serve --demo
+	$(SUDO) $(BIN) serve --demo
 
 build:
 	@mkdir -p bin

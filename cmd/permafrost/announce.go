@@ -22,8 +22,13 @@ func (a *appliance) announce() {
 	c.printf("  ledger       %s\n", a.places.ledger)
 	if a.cmd.Demo {
 		c.printf("\nThis is a demo: its image is in memory, and everything is gone when it stops.\n")
+	}
+	switch {
+	case a.cmd.Demo && a.attach.Unavailable() != nil:
+		c.printf("There is no mapped writer to hold: write protection across processes needs root (sudo make run).\n\n")
+	case a.cmd.Demo:
 		c.printf("A separate program (demo-writer) stores into mapped files of it, all the time. Hold it:\n\n")
-	} else {
+	default:
 		c.printf("\nFreeze and thaw:\n\n")
 	}
 	c.printf("  curl -X POST %s/freeze\n  curl -X POST %s/thaw\n\n", curlAddress(a.firstAddress()), curlAddress(a.firstAddress()))
