@@ -103,8 +103,14 @@ func (fs *FS) stampStore(in *inode) error {
 // as well if the gate has opened meanwhile. unpark takes the store out and
 // reports whether it did: then resume will not run.
 func (m *Mapping) Park(client any, page format.Page, resume func()) (unpark func() bool) {
+	return m.ParkAs(m.process, client, page, resume)
+}
+
+// ParkAs is Park for a store of another process than the one that mapped: one
+// that it forked. It is named in /blocked.
+func (m *Mapping) ParkAs(who Process, client any, page format.Page, resume func()) (unpark func() bool) {
 	w := freeze.Waiter{Op: freeze.OpStore.String(), Ino: uint64(m.in.ino), WayIn: m.wayIn,
-		PID: m.process.PID, Comm: m.process.Comm, UID: m.process.UID, Mapping: m.id, Page: uint64(page)}
+		PID: who.PID, Comm: who.Comm, UID: who.UID, Mapping: m.id, Page: uint64(page)}
 	if paths := m.fs.Paths(m.in.ino, 1); len(paths) > 0 {
 		w.Path = paths[0]
 	}

@@ -104,6 +104,14 @@ func TestForkWhileFrozenAndBetweenReadAndProtect(t *testing.T) {
 			r.freeze()
 			pids = append(pids, int(w.do("fork %d 0 %d 4096 2", slot, (4+2*i)*4096)))
 			w.held(slot, 2*time.Millisecond)
+			eventually(t, "the child is named among the blocked", func() bool {
+				for _, b := range r.fs.Blocked() {
+					if b.PID == pids[len(pids)-1] && b.Comm == "worker" {
+						return true
+					}
+				}
+				return false
+			})
 		} else { // fork at the moment of the freeze
 			w.send("fork %d 0 %d 4096 2", slot, (4+2*i)*4096)
 			if i%3 == 2 {

@@ -26,7 +26,7 @@ const (
 const (
 	grantTries = 8
 	retryPause = time.Millisecond
-	crowdPause = time.Second // when core will not take another held caller
+	readPause  = time.Second // when a forked child's descriptor cannot be taken, for want of descriptors
 )
 
 var (
@@ -245,8 +245,12 @@ func (m *member) park(f fault, mp *mapping, page format.Page) {
 		return
 	}
 	m.parked[f.thread()] = p
+	who := core.Process{PID: m.pid, UID: c.proc.UID, Comm: m.comm}
 	c.evMu.Unlock()
-	unpark := mp.core.Park(c, page, func() {
+	if who.PID == 0 {
+		who = c.forked(f.tid)
+	}
+	unpark := mp.core.ParkAs(who, c, page, func() {
 		c.evMu.Lock()
 		if m.parked[f.thread()] == p {
 			delete(m.parked, f.thread())
@@ -254,10 +258,6 @@ func (m *member) park(f fault, mp *mapping, page format.Page) {
 		c.evMu.Unlock()
 		m.requeue(f)
 	})
-	if unpark == nil { // too many callers are held: ask again, in case there is room
-		time.AfterFunc(crowdPause, func() { m.requeue(f) })
-		return
-	}
 	c.evMu.Lock()
 	p.unpark = unpark
 	gone := m.gone
@@ -265,6 +265,16 @@ func (m *member) park(f fault, mp *mapping, page format.Page) {
 	if gone {
 		unpark()
 	}
+}
+
+// forked names the process of a thread that is not known yet: it waits in a
+// store, so it is there to be asked about.
+func (c *client) forked(tid int) core.Process {
+	pid, err := processOf(tid)
+	if err != nil {
+		return c.proc
+	}
+	return core.Process{PID: pid, UID: c.proc.UID, Comm: commOf(pid)}
 }
 
 // requeue puts a store at the end of the queue.

@@ -106,7 +106,7 @@ func (m *member) serve() {
 func (m *member) readLocked() {
 	if err := m.drainLocked(); err != nil {
 		m.c.srv.log.Error("attach: cannot read events", "client", m.nameLocked(), "error", err)
-		time.AfterFunc(crowdPause, func() {
+		time.AfterFunc(readPause, func() {
 			m.c.evMu.Lock()
 			m.readLocked()
 			m.kickLocked()

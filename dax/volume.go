@@ -19,7 +19,7 @@ type tracker interface {
 	ID() uint64
 	Ino() format.Ino
 	Mkwrite(first format.Page, ahead uint64, grant func(core.PageRun) error) error
-	Park(client any, page format.Page, resume func()) (unpark func() bool)
+	ParkAs(who core.Process, client any, page format.Page, resume func()) (unpark func() bool)
 	Sync(ctx context.Context, r core.PageRun) (core.SyncResult, error)
 	SetRanges(runs []core.PageRun)
 	Unmap(ctx context.Context) error
