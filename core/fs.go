@@ -157,7 +157,7 @@ func (fs *FS) openRest() error {
 		return err
 	}
 	fs.freezer, err = freeze.New(freeze.Config{Target: target{fs}, Observer: fs.observe, Intent: fs.opt.Intent,
-		MaxLease: fs.opt.LeaseMax, NextID: max(fs.opt.NextFreezeID, fs.mounted.MountedFreezeID+1), Past: fs.opt.PastHolds})
+		MaxLease: fs.opt.LeaseMax, NextID: max(fs.opt.NextFreezeID, fs.mounted.LastFreezeID+1), Past: fs.opt.PastHolds})
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -88,5 +90,38 @@ func (s *testServer) awaitExit(t *testing.T) error {
 	case <-time.After(2 * shutdownTime):
 		t.Fatal("the server does not stop")
 		return nil
+	}
+}
+
+// TestLedgerLost: freeze ids are not given twice even if the ledger that knew
+// them is gone. Else the thaw of a hold of before the crash would end somebody
+// else's, and be told that all is well with its copy.
+func TestLedgerLost(t *testing.T) {
+	s := newServer(t, "")
+	ctx := context.Background()
+	var lost wireFreeze
+	if _, err := s.client.call(ctx, "POST", "/freeze", params("holder", "backup", "lease", "5m"), &lost); err != nil {
+		t.Fatal(err)
+	}
+	s.kill()
+	for _, suffix := range []string{"", "-wal", "-shm"} {
+		os.Remove(filepath.Join(s.state, "ledger.db"+suffix))
+	}
+	s.start(t, "")
+	s.kill() // by now the freeze's own commit is not the newest
+	s.start(t, "")
+	var other wireFreeze
+	if _, err := s.client.call(ctx, "POST", "/freeze", params("holder", "other", "lease", "5m"), &other); err != nil {
+		t.Fatal(err)
+	}
+	if other.ID <= lost.ID {
+		t.Errorf("freeze %d comes after freeze %d", other.ID, lost.ID)
+	}
+	var r wireThaw
+	if _, err := s.client.call(ctx, "POST", "/thaw", params("hold", lost.Hold), &r); err == nil {
+		t.Errorf("the thaw of a hold that was lost: %+v", r)
+	}
+	if _, err := s.client.call(ctx, "POST", "/thaw", params("hold", other.Hold), nil); err != nil {
+		t.Errorf("the other's hold: %v", err)
 	}
 }

@@ -5,6 +5,7 @@ package format
 type CommitRecord struct {
 	Generation    Generation
 	FreezeID      uint64 // the freeze whose final commit this is, or 0
+	LastFreezeID  uint64 // the greatest freeze id of this and all earlier commits: none is given twice
 	TimeNS        int64  // when it was sealed, Unix time in nanoseconds
 	Clean         bool   // written by a clean unmount; the snapshot is valid
 	Snapshot      Block  // first page of the saved allocator, if Clean
@@ -68,7 +69,8 @@ const (
 	crData      = 72
 	crRecords   = 80
 	crBlocks    = 88
-	crReserved  = 96
+	crLastFrz   = 96
+	crReserved  = 104
 	crRoots     = 128
 	crEnd       = crRoots + Shards*rootSize
 
@@ -99,6 +101,7 @@ func (c *CommitRecord) Encode(p *[CommitSize]byte) {
 	le.PutUint64(p[crData:], c.Counters.Data)
 	le.PutUint64(p[crRecords:], c.Counters.Records)
 	le.PutUint64(p[crBlocks:], uint64(c.Blocks))
+	le.PutUint64(p[crLastFrz:], c.LastFreezeID)
 	for i := range c.Roots {
 		r, q := &c.Roots[i], p[crRoots+i*rootSize:]
 		le.PutUint64(q[rootBlock:], uint64(r.Block))
@@ -123,6 +126,7 @@ func DecodeCommit(b Block, p *[CommitSize]byte) (*CommitRecord, error) {
 	c := &CommitRecord{
 		Generation:    Generation(le.Uint64(p[crGen:])),
 		FreezeID:      le.Uint64(p[crFreeze:]),
+		LastFreezeID:  le.Uint64(p[crLastFrz:]),
 		TimeNS:        int64(le.Uint64(p[crTime:])),
 		Clean:         le.Uint32(p[crFlags:])&crFlagClean != 0,
 		SnapshotPages: le.Uint32(p[crSnapPages:]),

@@ -114,6 +114,7 @@ func DescribeCommit(p *[CommitSize]byte) []Field {
 	f.num(crData, 8, "data", "blocks owned by records")
 	f.num(crRecords, 8, "records", "records in the tree")
 	f.num(crBlocks, 8, "blocks", "size of the image then")
+	f.num(crLastFrz, 8, "last_freeze_id", "the greatest freeze id so far")
 	for i := range Shards {
 		at := crRoots + i*rootSize
 		if i > 0 && [rootSize]byte(p[at:at+rootSize]) == ([rootSize]byte{}) {

@@ -67,7 +67,7 @@ func TestSuperblock(t *testing.T) {
 
 func sampleCommit() *CommitRecord {
 	c := &CommitRecord{
-		Generation: 77, FreezeID: 5, TimeNS: 99, Clean: true, Snapshot: 40, SnapshotPages: 2, Blocks: 256,
+		Generation: 77, FreezeID: 5, LastFreezeID: 6, TimeNS: 99, Clean: true, Snapshot: 40, SnapshotPages: 2, Blocks: 256,
 		Counters: Counters{NextIno: 10, Inodes: 9, Nodes: 8, Data: 7, Records: 6},
 	}
 	c.Roots[0] = Root{Ptr: Ptr{Block: 33, Birth: 76, CRC: 0xdeadbeef}, Level: 2}
@@ -84,7 +84,7 @@ func TestCommitRecord(t *testing.T) {
 	}
 	u := func(off int) uint64 { return binary.LittleEndian.Uint64(p[off:]) }
 	if string(p[4:8]) != "PFCR" || u(8) != 77 || u(16) != 5 || u(24) != 99 || p[32] != 1 || p[36] != 2 || u(40) != 40 ||
-		u(48) != 10 || u(56) != 9 || u(64) != 8 || u(72) != 7 || u(80) != 6 || u(88) != 256 ||
+		u(48) != 10 || u(56) != 9 || u(64) != 8 || u(72) != 7 || u(80) != 6 || u(88) != 256 || u(96) != 6 ||
 		u(128) != 33 || u(136) != 76 || binary.LittleEndian.Uint32(p[144:]) != 0xdeadbeef || p[148] != 2 {
 		t.Fatalf("layout: %x", p)
 	}

@@ -39,6 +39,11 @@ func (s *Store) Commit(ctx context.Context, o CommitOptions) (format.Generation,
 		return 0, fmt.Errorf("commit: %w", err)
 	}
 	defer s.unlockCommit()
+	// Once more with the right to commit in hand: a freeze that was given up
+	// while it waited must not write into the image of the next one.
+	if err := ctx.Err(); err != nil {
+		return 0, fmt.Errorf("commit: %w", err)
+	}
 	if err := s.commitLocked(o.FreezeID, o.FreezeID != 0); err != nil {
 		return 0, fmt.Errorf("commit: %w", err)
 	}
@@ -221,9 +226,11 @@ func (s *Store) write(g *sealedGroup, save func(b pmem.Batch, rec *format.Commit
 	*rec = format.CommitRecord{
 		Generation: g.gen,
 		FreezeID:   g.freezeID,
-		TimeNS:     s.now().UnixNano(),
-		Blocks:     s.super.Blocks,
-		Counters:   g.counters,
+		// Carried on by every commit, so that it outlives the ring's turn.
+		LastFreezeID: max(s.last.LastFreezeID, g.freezeID),
+		TimeNS:       s.now().UnixNano(),
+		Blocks:       s.super.Blocks,
+		Counters:     g.counters,
 	}
 	b := s.m.Begin()
 	defer b.End()

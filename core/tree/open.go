@@ -67,8 +67,12 @@ func (s *Store) mountNewest(im *image) error {
 		err := s.verifyRoot()
 		if err == nil {
 			s.mount.commit = *rec
+			for _, r := range im.commits { // those that the mount falls back over count as well
+				s.mount.lastFreeze = max(s.mount.lastFreeze, r.LastFreezeID, r.FreezeID)
+			}
 			s.mount.fellBack = int(im.newest - rec.Generation)
 			s.last = *rec
+			s.last.LastFreezeID = s.mount.lastFreeze
 			s.counters.set(&rec.Counters)
 			s.durable.Store(uint64(rec.Generation))
 			s.freezeID.Store(rec.FreezeID)
@@ -98,6 +102,7 @@ func (s *Store) settle() error {
 	b := s.m.Begin()
 	defer b.End()
 	rec := s.mount.commit
+	rec.LastFreezeID = s.mount.lastFreeze
 	rec.FreezeID, rec.Clean, rec.Snapshot, rec.SnapshotPages = 0, false, 0, 0
 	rec.Generation = s.open.gen - 1
 	for range keepCommits {

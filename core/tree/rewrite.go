@@ -293,6 +293,11 @@ func (w *rewriter) commit(root format.Root) (*format.CommitRecord, error) {
 	w.count.NextIno, w.count.Inodes = w.o.NextIno, w.o.Inodes
 	rec := &format.CommitRecord{Generation: w.gen, TimeNS: now().UnixNano(), Blocks: w.s.super.Blocks, Counters: w.count}
 	rec.Roots[0] = root
+	for i := range w.s.slots { // an id that was given stays given
+		if r := w.s.slots[i].Record; r != nil {
+			rec.LastFreezeID = max(rec.LastFreezeID, r.LastFreezeID, r.FreezeID)
+		}
+	}
 	if err := w.b.Fence(); err != nil {
 		return nil, fmt.Errorf("fence of the nodes: %w", err)
 	}

@@ -80,11 +80,12 @@ type Store struct {
 
 // mountFacts is what Open found out.
 type mountFacts struct {
-	commit    format.CommitRecord // the commit that was mounted
-	fellBack  int                 // newer commits that could not be used
-	rebuilt   bool                // the allocator was rebuilt by a walk
-	recovery  time.Duration       // Open, from start to end
-	superCopy bool                // the primary superblock is damaged
+	commit     format.CommitRecord // the commit that was mounted
+	lastFreeze uint64              // greatest freeze id that the commits to choose from tell of
+	fellBack   int                 // newer commits that could not be used
+	rebuilt    bool                // the allocator was rebuilt by a walk
+	recovery   time.Duration       // Open, from start to end
+	superCopy  bool                // the primary superblock is damaged
 }
 
 // liveCounters are format.Counters while they change.
@@ -127,6 +128,7 @@ type Info struct {
 
 	Mounted         format.Generation // commit that was mounted
 	MountedFreezeID uint64            // its freeze, or 0
+	LastFreezeID    uint64            // greatest freeze id that a commit was ever made for, as of the mount
 	MountedClean    bool              // it was written by a clean unmount
 	FellBack        int               // newer commits that were damaged
 	Rebuilt         bool              // the allocator was rebuilt by a walk
@@ -145,7 +147,7 @@ func (s *Store) Info() Info {
 		UUID: sb.UUID, HashSeed: sb.HashSeed, Label: sb.Label, Version: sb.Version,
 		Created: sb.Created, Blocks: sb.Blocks, Depth: depth, Counters: s.counters.get(),
 		Open: s.OpenGeneration(), Durable: s.DurableGeneration(), FreezeID: s.freezeID.Load(),
-		Mounted: c.Generation, MountedFreezeID: c.FreezeID, MountedClean: c.Clean,
+		Mounted: c.Generation, MountedFreezeID: c.FreezeID, LastFreezeID: s.mount.lastFreeze, MountedClean: c.Clean,
 		FellBack: s.mount.fellBack, Rebuilt: s.mount.rebuilt,
 		SuperDamaged: s.mount.superCopy, RecoveryTime: s.mount.recovery,
 	}
