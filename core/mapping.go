@@ -184,10 +184,10 @@ func (fs *FS) register(in *inode, r MapRequest, ranges []PageRun) *Mapping {
 }
 
 // AdoptMapping registers a mapping that survived a restart, with the pages
-// that are written now; it passes no gate and allocates nothing. Extents that
-// are missing now are not among those returned.
+// that are written now; it passes no gate (nothing is frozen before Adopted) and
+// allocates no data. Extents that are missing now are not among those returned.
 //
-// Errors: ErrStale, ErrInvalid, ErrIO.
+// Errors: ErrStale, ErrInvalid, ErrIO, ErrReadOnly.
 func (fs *FS) AdoptMapping(ino format.Ino, r MapRequest, written []PageRun) (*Mapping, []Extent, error) {
 	if err := checkRange(r); err != nil {
 		return nil, nil, fmt.Errorf("adopt a mapping of inode %d: %w", ino, err)
@@ -213,6 +213,14 @@ func (fs *FS) AdoptMapping(ino format.Ino, r MapRequest, written []PageRun) (*Ma
 	in.mu.Unlock()
 	written = clipRuns(sortRuns(written), ranges)
 	if len(written) > 0 {
+		// The stamp of the first of these stores may have died with the server:
+		// nothing need have committed it. No later store to them will make one.
+		if err := fs.stampStore(in); err != nil {
+			if fs.endMapping(m) {
+				fs.put(in)
+			}
+			return nil, nil, fmt.Errorf("adopt a mapping of inode %d: stamp its stores: %w", ino, err)
+		}
 		now := time.Now()
 		pg := in.pages.Load()
 		pg.mu.Lock()

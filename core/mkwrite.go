@@ -55,8 +55,10 @@ func (m *Mapping) Mkwrite(first format.Page, ahead uint64, grant func(PageRun) e
 
 // grantLocked tags and grants one run; pages.mu is held.
 func (m *Mapping) grantLocked(pg *pages, first format.Page, ahead uint64, grant func(PageRun) error) error {
+	began := pg.tagged == 0
 	ranges := m.ranges.Load()
 	if ranges == nil {
+		pg.unstamp(began)
 		return fmt.Errorf("store to page %d: mapping %d has ended: %w", first, m.id, ErrStale)
 	}
 	run := PageRun{First: first, Count: max(ahead, 1)}
@@ -69,20 +71,27 @@ func (m *Mapping) grantLocked(pg *pages, first format.Page, ahead uint64, grant 
 		}
 	}
 	if !covered {
+		pg.unstamp(began)
 		return fmt.Errorf("store to page %d: mapping %d does not cover it: %w", first, m.id, ErrStale)
 	}
-	began := pg.tagged == 0
 	fresh := m.fs.tagLocked(m.in, pg, run, time.Now())
 	if err := grant(run); err != nil {
 		m.fs.untagLocked(m.in, pg, fresh)
-		if began {
-			pg.stamped = false
-		}
+		pg.unstamp(began)
 		return fmt.Errorf("grant page %d of mapping %d: %w", first, m.id, err)
 	}
 	pg.stamped = false // from here on the tags stand for it
 	m.granted.Add(run.Count)
 	return nil
+}
+
+// unstamp gives a stamp up whose store did not come about: the dirty period
+// that it was for has not begun, and the next one needs a stamp of its own, be
+// it an hour later or after a freeze. Needs mu.
+func (pg *pages) unstamp(began bool) {
+	if began {
+		pg.stamped = false
+	}
 }
 
 // stampStore sets mtime and ctime for a dirty period that begins. It may use
