@@ -15,7 +15,7 @@ type hold struct {
 	fr       *freeze       // immutable
 	token    string        // immutable; "" for a hold of an earlier life: its secret is not on record
 	lease    time.Duration // as last asked for
-	reported bool          // lost, and somebody was told
+	reported bool          // lost, and somebody was told since of its freeze
 }
 
 // Ends of a hold, as Hold.End.
@@ -123,6 +123,7 @@ func (f *Freezer) endLocked(fr *freeze, s State, now time.Time) {
 	fr.cancel(nil)
 	f.retireLocked(fr, now)
 	f.eventLocked(EventThawed, fr, nil, now)
+	f.reportedLocked(fr, nil, now)
 	f.grantLocked()
 }
 

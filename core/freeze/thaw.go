@@ -66,7 +66,7 @@ func (f *Freezer) giveUpLocked(fr *freeze, r ThawRequest) (ThawResult, error) {
 }
 
 // thawBareLocked ends the only hold there is, unless somebody must first be
-// told of one that was lost (oldest first, each once).
+// told of a freeze that was lost (oldest first, each once).
 func (f *Freezer) thawBareLocked(r ThawRequest, now time.Time) (ThawResult, error) {
 	if h := f.book.nextLost(); h != nil && !r.Force {
 		return ThawResult{}, f.lostLocked(h, now)
@@ -171,11 +171,14 @@ func (f *Freezer) whichLocked(fr *freeze) error {
 		Detail: fmt.Sprintf("%d holds stand: name yours by hold= or holder=", fr.standing)}
 }
 
-// lostLocked is the truth about a hold that was not kept, and marks it told.
+// lostLocked is the truth about a hold that was not kept. Somebody was told of
+// its freeze then, so no bare thaw is told of what that freeze has lost so far.
 func (f *Freezer) lostLocked(h *hold, now time.Time) error {
 	if h.lost() && !h.reported {
-		h.reported = true
-		f.eventLocked(EventReported, h.fr, h, now)
+		for _, other := range h.fr.holds {
+			other.reported = other.reported || other.lost()
+		}
+		f.reportedLocked(h.fr, h, now)
 	}
 	detail := "what was copied since is not consistent: freeze and copy again"
 	switch h.End {
@@ -192,6 +195,21 @@ func (f *Freezer) lostLocked(h *hold, now time.Time) error {
 	}
 	return &Refusal{Err: ErrFreezeLost, FreezeID: h.FreezeID, Holders: []string{h.Holder}, Since: h.fr.rec.FrozenAt,
 		ExpiresAt: h.ExpiresAt, Hold: h.ID, HoldEnd: h.End, Detail: detail}
+}
+
+// reportedLocked says that somebody knows of all that a freeze has lost. It
+// waits for the freeze's end: what is lost after a report is untold again.
+func (f *Freezer) reportedLocked(fr *freeze, h *hold, now time.Time) {
+	lost := false
+	for _, other := range fr.holds {
+		if other.stands() || other.lost() && !other.reported {
+			return
+		}
+		lost = lost || other.lost()
+	}
+	if lost {
+		f.eventLocked(EventReported, fr, h, now)
+	}
 }
 
 // holders names those whose holds stand, in the order they came.

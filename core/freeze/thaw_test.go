@@ -154,6 +154,96 @@ func TestBareThawToldOnce(t *testing.T) {
 	})
 }
 
+// However many of its holds were lost, a freeze is told of once, and the event
+// for the ledger says the same: not before all is known, and exactly once.
+func TestToldOncePerFreeze(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		reported := 0
+		f := newFreezer(t, Config{Observer: func(e Event) {
+			if e.Kind == EventReported {
+				reported++
+			}
+		}})
+		two := func(leases ...time.Duration) (holds []Hold) {
+			for i, lease := range leases {
+				_, h, err := f.Freeze(context.Background(), Request{Holder: string(rune('a' + i)), Lease: lease, Join: true})
+				if err != nil {
+					t.Fatal(err)
+				}
+				holds = append(holds, h)
+			}
+			return holds
+		}
+		bare := func(lost bool) {
+			t.Helper()
+			res, err := f.Thaw(ThawRequest{})
+			if lost {
+				wantErr(t, err, ErrFreezeLost)
+			} else if err != nil || res.Changed {
+				t.Errorf("%+v %v", res, err)
+			}
+		}
+		wantReported := func(want int) {
+			t.Helper()
+			if reported != want {
+				t.Errorf("reported %d times, want %d", reported, want)
+			}
+		}
+		// Both expire: one answer, by whatever name.
+		two(time.Second, 2*time.Second)
+		time.Sleep(3 * time.Second)
+		bare(true)
+		bare(false)
+		wantReported(1)
+		h := two(time.Second, 2*time.Second)
+		time.Sleep(3 * time.Second)
+		_, err := f.Thaw(ThawRequest{Hold: h[1].ID})
+		wantErr(t, err, ErrFreezeLost)
+		bare(false)
+		wantReported(2)
+		// One is told while the other stands, which is lost later: untold again.
+		two(time.Second, time.Minute)
+		time.Sleep(2 * time.Second)
+		bare(true)
+		wantReported(2)
+		time.Sleep(time.Minute)
+		bare(true)
+		bare(false)
+		wantReported(3)
+		// The other is kept: then all was told, and the end of the freeze says so.
+		h = two(time.Second, time.Minute)
+		time.Sleep(2 * time.Second)
+		bare(true)
+		mustThaw(t, f, ThawRequest{Hold: h[1].ID})
+		bare(false)
+		wantReported(4)
+		// Nothing lost, nothing reported.
+		h = two(time.Second)
+		mustThaw(t, f, ThawRequest{Hold: h[0].ID})
+		wantReported(4)
+	})
+}
+
+// The same after a restart: the ledger tells of freezes, not of holds.
+func TestToldOncePerFreezeAfterRestart(t *testing.T) {
+	t0 := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	var past []PastHold
+	for fid := uint64(1); fid <= 2; fid++ {
+		for n := 1; n <= 2; n++ {
+			past = append(past, PastHold{State: StateExpired, FrozenAt: t0, FreezeAt: t0, Reported: fid == 1, Hold: Hold{ID: holdID(fid, n),
+				FreezeID: fid, Holder: "h", Since: t0, ExpiresAt: t0.Add(time.Second), EndedAt: t0.Add(time.Second), End: endExpired}})
+		}
+	}
+	f := newFreezer(t, Config{Past: past})
+	_, err := f.Thaw(ThawRequest{})
+	if ref := wantErr(t, err, ErrFreezeLost); ref.FreezeID != 2 {
+		t.Errorf("%+v", ref)
+	}
+	if res := mustThaw(t, f, ThawRequest{}); res.Changed {
+		t.Errorf("%+v", res)
+	}
+}
+
 func TestForce(t *testing.T) {
 	f := newFreezer(t, Config{})
 	r := ask("a", time.Minute)
@@ -186,10 +276,10 @@ func TestForce(t *testing.T) {
 	if last.State != StateForced || last.Holds[1].EndedBy != "root" || last.Holds[2].End != endForced {
 		t.Errorf("%+v", last)
 	}
-	// Both victims, and not the one who was told, are told by bare thaws.
-	for range 2 {
-		_, err := f.Thaw(ThawRequest{})
-		wantErr(t, err, ErrFreezeLost)
+	// What was lost after one victim was told is told once more, for both others.
+	_, err = f.Thaw(ThawRequest{})
+	if ref := wantErr(t, err, ErrFreezeLost); ref.Holders[0] != "b" {
+		t.Errorf("%+v", ref)
 	}
 	if res := mustThaw(t, f, ThawRequest{}); res.Changed {
 		t.Errorf("%+v", res)

@@ -254,7 +254,7 @@ const (
 	EventHoldBegin  EventKind = "hold_begin"
 	EventHoldRenew  EventKind = "hold_renew"
 	EventHoldEnd    EventKind = "hold_end"
-	EventReported   EventKind = "reported" // somebody was told that this freeze was lost
+	EventReported   EventKind = "reported" // it has ended, and somebody was told of all it lost
 	EventReleased   EventKind = "released" // a held caller went on, or left
 )
 
