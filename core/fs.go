@@ -157,12 +157,27 @@ func (fs *FS) openRest() error {
 		return err
 	}
 	fs.freezer, err = freeze.New(freeze.Config{Target: target{fs}, Observer: fs.observe, Intent: fs.opt.Intent,
-		MaxLease: fs.opt.LeaseMax, NextID: max(fs.opt.NextFreezeID, fs.mounted.LastFreezeID+1), Past: fs.opt.PastHolds})
+		MaxLease: fs.opt.LeaseMax, NextID: max(fs.opt.NextFreezeID, fs.mounted.LastFreezeID+1), Past: fs.pastHolds()})
 	if err != nil {
 		return err
 	}
 	fs.startWrite, fs.startPageFault, fs.startInternal = fs.freezer.StartWrite(), fs.freezer.StartPageFault(), fs.freezer.StartInternal()
 	return nil
+}
+
+// pastHolds is what earlier lives of the file system left: the ledger's, and a
+// freeze that only the image tells of. If the mounted commit is a freeze's,
+// nothing was committed since: the freeze stood until the end, for all we know.
+// Somebody may still come to thaw it, and must hear that it was lost, even if
+// the ledger could not be written then or is gone now.
+func (fs *FS) pastHolds() []freeze.PastHold {
+	past, id := fs.opt.PastHolds, fs.mounted.MountedFreezeID
+	if id == 0 || id < fs.opt.NextFreezeID || fs.opt.ReadOnly {
+		return past
+	}
+	at := fs.mounted.MountedTime
+	return append(past[:len(past):len(past)], freeze.PastHold{State: freeze.StateInterrupted, FrozenAt: at, FreezeAt: at,
+		Hold: freeze.Hold{ID: fmt.Sprintf("%d.1", id), FreezeID: id, Holder: "not on record", Since: at, End: string(freeze.StateInterrupted), EndedAt: at}})
 }
 
 // start begins the background work.

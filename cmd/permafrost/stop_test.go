@@ -108,6 +108,13 @@ func TestLedgerLost(t *testing.T) {
 		os.Remove(filepath.Join(s.state, "ledger.db"+suffix))
 	}
 	s.start(t, "")
+	_, err := s.client.call(ctx, "POST", "/thaw", nil, nil)
+	if p, ok := err.(*problem); !ok || p.Status != http.StatusGone {
+		t.Errorf("a bare thaw of a freeze that only the image knows: %v", err)
+	}
+	if _, err := s.client.call(ctx, "POST", "/thaw", nil, nil); err != nil {
+		t.Errorf("a bare thaw after it was told: %v", err)
+	}
 	s.kill() // by now the freeze's own commit is not the newest
 	s.start(t, "")
 	var other wireFreeze

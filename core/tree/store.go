@@ -128,6 +128,7 @@ type Info struct {
 
 	Mounted         format.Generation // commit that was mounted
 	MountedFreezeID uint64            // its freeze, or 0
+	MountedTime     time.Time         // when it was sealed
 	LastFreezeID    uint64            // greatest freeze id that a commit was ever made for, as of the mount
 	MountedClean    bool              // it was written by a clean unmount
 	FellBack        int               // newer commits that were damaged
@@ -147,7 +148,8 @@ func (s *Store) Info() Info {
 		UUID: sb.UUID, HashSeed: sb.HashSeed, Label: sb.Label, Version: sb.Version,
 		Created: sb.Created, Blocks: sb.Blocks, Depth: depth, Counters: s.counters.get(),
 		Open: s.OpenGeneration(), Durable: s.DurableGeneration(), FreezeID: s.freezeID.Load(),
-		Mounted: c.Generation, MountedFreezeID: c.FreezeID, LastFreezeID: s.mount.lastFreeze, MountedClean: c.Clean,
+		Mounted: c.Generation, MountedFreezeID: c.FreezeID, LastFreezeID: s.mount.lastFreeze,
+		MountedTime: time.Unix(0, c.TimeNS).UTC(), MountedClean: c.Clean,
 		FellBack: s.mount.fellBack, Rebuilt: s.mount.rebuilt,
 		SuperDamaged: s.mount.superCopy, RecoveryTime: s.mount.recovery,
 	}
