@@ -26,7 +26,7 @@ func (s *Server) eventRoute() {
 		method: http.MethodGet, pattern: "/events", id: "events", tag: tagInspect,
 		summary: "Events as they happen",
 		description: "Server-sent events. Ids are rows of the ledger: a client that comes back with Last-Event-ID gets what it missed. " +
-			"Events without an id could not be written to the ledger yet. A comment comes every 15 s. The stream ends when the appliance stops.",
+			"Events without an id could not be written to the ledger yet. The first comment opens the stream, the next says that the replay is done, and one comes every 15 s from then on. The stream ends when the appliance stops.",
 		answers:  []answer{{status: 200, describe: "The stream.", media: mediaEvents}},
 		problems: []*kind{kindLedger, kindTooManyEvents, kindShuttingDown},
 	}, s.getEvents)
@@ -124,6 +124,10 @@ func (st *eventStream) run(ctx context.Context, done <-chan struct{}) error {
 	for {
 		if !st.live {
 			if err := st.replay(ctx); err != nil {
+				return err
+			}
+			// Whoever wants what is there, and not what comes, can stop here.
+			if err := st.send(": replayed\n\n"); err != nil {
 				return err
 			}
 		}

@@ -249,7 +249,8 @@ type eventsCmd struct {
 }
 
 // Run prints the event stream. Without --follow it stops at the end of what
-// is there: the first comment line, which the server sends once it has replayed.
+// is there. The server sends one comment when the stream opens and the next when
+// it has replayed what it keeps.
 func (e *eventsCmd) Run(c *console) error {
 	api, err := e.client()
 	if err != nil {
@@ -267,12 +268,16 @@ func (e *eventsCmd) Run(c *console) error {
 	in := bufio.NewScanner(resp.Body)
 	in.Buffer(nil, 1<<20)
 	var id, kind string
+	comments := 0
 	for in.Scan() {
 		name, value, _ := strings.Cut(in.Text(), ":")
 		value = strings.TrimPrefix(value, " ")
 		switch name {
 		case "": // a comment, or the blank line that ends an event
-			if !e.Follow && strings.HasPrefix(in.Text(), ":") {
+			if strings.HasPrefix(in.Text(), ":") {
+				comments++
+			}
+			if comments == 2 && !e.Follow {
 				return nil
 			}
 		case "id":
