@@ -67,6 +67,10 @@ func TestVerbParameters(t *testing.T) {
 	for _, g := range good {
 		f := r.call("POST", "/freeze"+g.query, g.body, headers(g.header)...).want(200).json()
 		lease := parse(t, f["hold_expires_at"]).Sub(parse(t, f["frozen_at"]))
+		hold := f["holds"].([]any)[0].(map[string]any)
+		if hold["lease_us"] != 9e7 || f["patience_us"] != 1e7 {
+			t.Errorf("%+v: lease_us %v, patience_us %v", g, hold["lease_us"], f["patience_us"])
+		}
 		if f["holder"] != "me" || lease < 89*time.Second || lease > 91*time.Second {
 			t.Errorf("%+v: holder %v, lease %v", g, f["holder"], lease)
 		}

@@ -21,6 +21,7 @@ type FreezeView struct {
 	EndedAt         stamp             `json:"ended_at" doc:"When it ended."`
 	ExpiresAt       stamp             `json:"expires_at" doc:"When the last of its leases ends."`
 	Holds           []holdView        `json:"holds" doc:"The leases on it, oldest first."`
+	PatienceUS      float64           `json:"patience_us" doc:"How long it was allowed to take until complete; 0 if that is not on record."`
 	WindowUS        float64           `json:"window_us" doc:"From the first caller that could be held until complete: what writers feel."`
 	TotalUS         float64           `json:"total_us" doc:"From the request until complete."`
 	Phases          []phaseView       `json:"phases" doc:"Timed steps on the way to complete, in order."`
@@ -39,15 +40,16 @@ type FreezeView struct {
 
 // holdView is one caller's lease.
 type holdView struct {
-	Hold          string `json:"hold" example:"12.1" doc:"Names it to thaw and renew."`
-	Holder        string `json:"holder" doc:"Who asked for it."`
-	Reason        string `json:"reason" doc:"Why, in the holder's words."`
-	Since         stamp  `json:"since" doc:"When it began."`
-	ExpiresAt     stamp  `json:"expires_at" doc:"When its lease ends, or would have."`
-	EndedAt       stamp  `json:"ended_at" doc:"When it ended."`
-	End           string `json:"end" enum:",thawed,expired,forced,interrupted,rolled_back" doc:"How it ended; empty while it stands."`
-	RenewalsTotal int    `json:"renewals_total" doc:"How often its lease was renewed."`
-	RequireToken  bool   `json:"require_token" doc:"Only its token ends or renews it."`
+	Hold          string  `json:"hold" example:"12.1" doc:"Names it to thaw and renew."`
+	Holder        string  `json:"holder" doc:"Who asked for it."`
+	Reason        string  `json:"reason" doc:"Why, in the holder's words."`
+	Since         stamp   `json:"since" doc:"When it began."`
+	ExpiresAt     stamp   `json:"expires_at" doc:"When its lease ends, or would have."`
+	LeaseUS       float64 `json:"lease_us" doc:"The lease as last asked for; 0 if that is not on record."`
+	EndedAt       stamp   `json:"ended_at" doc:"When it ended."`
+	End           string  `json:"end" enum:",thawed,expired,forced,interrupted,rolled_back" doc:"How it ended; empty while it stands."`
+	RenewalsTotal int     `json:"renewals_total" doc:"How often its lease was renewed."`
+	RequireToken  bool    `json:"require_token" doc:"Only its token ends or renews it."`
 }
 
 // phaseView is one step.
@@ -68,7 +70,7 @@ func viewRecord(r *freeze.Record) *FreezeView {
 	v := &FreezeView{
 		ID: r.ID, State: string(r.State), Generation: r.Generation,
 		RequestedAt: stamp(r.RequestedAt), FrozenAt: stamp(r.FrozenAt), EndedAt: stamp(r.EndedAt), ExpiresAt: stamp(r.ExpiresAt),
-		Holds: []holdView{}, WindowUS: microseconds(r.Window), TotalUS: microseconds(r.Total), Phases: []phaseView{},
+		Holds: []holdView{}, PatienceUS: microseconds(r.Patience), WindowUS: microseconds(r.Window), TotalUS: microseconds(r.Total), Phases: []phaseView{},
 		PrecleanPasses: r.PrecleanPasses, Flushed: flushedView(r.Flushed), WindowFlushed: flushedView(r.WindowFlushed),
 		Strategy: strategy(r.Strategy), Modes: modes(r.Modes), LongestWaitUS: microseconds(r.LongestWait), BlockedTotal: r.BlockedTotal,
 		ImageReadsTotal: r.ImageReads, WaitingFor: nonNil(r.WaitingFor), Error: r.Error, Degraded: r.Degraded,
@@ -76,7 +78,7 @@ func viewRecord(r *freeze.Record) *FreezeView {
 	for i := range r.Holds {
 		h := &r.Holds[i]
 		v.Holds = append(v.Holds, holdView{Hold: h.ID, Holder: h.Holder, Reason: h.Reason, Since: stamp(h.Since),
-			ExpiresAt: stamp(h.ExpiresAt), EndedAt: stamp(h.EndedAt), End: h.End, RenewalsTotal: h.Renewals, RequireToken: h.HasToken})
+			ExpiresAt: stamp(h.ExpiresAt), LeaseUS: microseconds(h.Lease), EndedAt: stamp(h.EndedAt), End: h.End, RenewalsTotal: h.Renewals, RequireToken: h.HasToken})
 	}
 	for _, p := range r.Phases {
 		v.Phases = append(v.Phases, phaseView{Name: p.Name, DurationUS: microseconds(p.Duration)})
@@ -89,7 +91,7 @@ func viewRow(r *store.Freeze) *FreezeView {
 	v := &FreezeView{
 		ID: uint64(r.ID), State: r.State, Generation: uint64(r.Generation),
 		RequestedAt: stamp(r.RequestedAt), FrozenAt: stamp(r.FrozenAt), EndedAt: stamp(r.EndedAt), ExpiresAt: stamp(r.ExpiresAt),
-		Holds: []holdView{}, WindowUS: r.WindowUS, TotalUS: r.TotalUS, Phases: []phaseView{},
+		Holds: []holdView{}, PatienceUS: r.PatienceUS, WindowUS: r.WindowUS, TotalUS: r.TotalUS, Phases: []phaseView{},
 		PrecleanPasses:  r.PrecleanPasses,
 		Flushed:         flushedView{uint64(r.Inodes), uint64(r.Pages), uint64(r.Bytes)},
 		WindowFlushed:   flushedView{uint64(r.WindowInodes), uint64(r.WindowPages), uint64(r.WindowBytes)},
@@ -103,7 +105,7 @@ func viewRow(r *store.Freeze) *FreezeView {
 	for i := range r.Holds {
 		h := &r.Holds[i]
 		v.Holds = append(v.Holds, holdView{Hold: h.Hold, Holder: h.Holder, Reason: h.Reason, Since: stamp(h.Since),
-			ExpiresAt: stamp(h.ExpiresAt), EndedAt: stamp(h.EndedAt), End: h.End, RenewalsTotal: h.Renewals, RequireToken: h.HasToken})
+			ExpiresAt: stamp(h.ExpiresAt), LeaseUS: h.LeaseUS, EndedAt: stamp(h.EndedAt), End: h.End, RenewalsTotal: h.Renewals, RequireToken: h.HasToken})
 	}
 	for _, p := range r.Phases {
 		v.Phases = append(v.Phases, phaseView{Name: p.Name, DurationUS: p.DurationUS})

@@ -11,6 +11,7 @@ import (
 var released = map[string]string{
 	"00001_freezes.sql":  "24f8f2bad6708df4749bd6945e369048f9957142025d26354b0ea463804771e8",
 	"00002_activity.sql": "ec1eeaea6f0c6d921d97c5978e57bbd4fc481626dbf9f02301bce23b9043b598",
+	"00003_intent.sql":   "9ea29169e3e6a55dde8caaa289a3c3bfde9f44613b05b735bd415c728f79b9fb",
 }
 
 func TestReleasedMigrationsStayAsTheyAre(t *testing.T) {

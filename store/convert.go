@@ -77,6 +77,7 @@ func freezeParams(f *Freeze) (ledgerdb.PutFreezeParams, error) {
 		BlockedTotal: f.BlockedTotal, ImageReads: f.ImageReads,
 		WaitingFor: string(waiting), Error: f.Error,
 		Degraded: bit(f.Degraded), Reported: bit(f.Reported), IdempotencyKey: f.IdempotencyKey,
+		PatienceUs: finite(f.PatienceUS),
 	}, nil
 }
 
@@ -91,6 +92,7 @@ func freezeOf(r ledgerdb.Freeze) (Freeze, error) {
 		Strategy: r.Strategy, LongestWaitUS: r.LongestWaitUs,
 		BlockedTotal: r.BlockedTotal, ImageReads: r.ImageReads, Error: r.Error,
 		Degraded: r.Degraded != 0, Reported: r.Reported != 0, IdempotencyKey: r.IdempotencyKey,
+		PatienceUS: r.PatienceUs,
 	}
 	if r.Modes != "{}" {
 		if err := json.Unmarshal([]byte(r.Modes), &f.Modes); err != nil {
@@ -110,6 +112,7 @@ func holdOf(r ledgerdb.Hold) Hold {
 		Hold: r.Hold, FreezeID: r.FreezeID, Holder: r.Holder, Reason: r.Reason,
 		Since: instant(r.Since), ExpiresAt: nullInstant(r.ExpiresAt), EndedAt: nullInstant(r.EndedAt),
 		End: r.Ending, Renewals: int(r.Renewals), HasToken: r.HasToken != 0,
+		LeaseUS: r.LeaseUs,
 	}
 }
 

@@ -89,14 +89,14 @@ func fullFreeze(id int64) Freeze {
 	at := t0.Add(time.Duration(id) * time.Minute)
 	return Freeze{
 		ID: id, State: "thawed", Generation: 40 + id, RequestedAt: at, FrozenAt: at.Add(3 * time.Millisecond),
-		EndedAt: at.Add(time.Second), ExpiresAt: at.Add(time.Minute), WindowUS: 101.25, TotalUS: 3000.5,
+		EndedAt: at.Add(time.Second), ExpiresAt: at.Add(time.Minute), PatienceUS: 1e7, WindowUS: 101.25, TotalUS: 3000.5,
 		PrecleanPasses: 2, Inodes: 11, Pages: 12, Bytes: 13, WindowInodes: 1, WindowPages: 2, WindowBytes: 3,
 		Strategy: "dirty", Modes: map[string]string{"attach": "collect"}, LongestWaitUS: 7.5, BlockedTotal: 5,
 		ImageReads: 6, WaitingFor: []string{"pid 7", "pid 9"}, Error: "none", Degraded: true, Reported: true,
 		IdempotencyKey: "k",
 		Holds: []Hold{
 			{Hold: fmt.Sprintf("%d.1", id), FreezeID: id, Holder: "nightly", Reason: "copy", Since: at,
-				ExpiresAt: at.Add(time.Minute), EndedAt: at.Add(time.Second), End: "thawed", Renewals: 3, HasToken: true},
+				ExpiresAt: at.Add(time.Minute), EndedAt: at.Add(time.Second), End: "thawed", Renewals: 3, HasToken: true, LeaseUS: 6e7},
 			{Hold: fmt.Sprintf("%d.2", id), FreezeID: id, Holder: "hand", Since: at, ExpiresAt: at.Add(time.Minute)},
 		},
 		Phases: []Phase{{"intent", 900}, {"preclean", 2.5}, {"write", 0.25}},

@@ -284,7 +284,7 @@ func TestGoldenLedgers(t *testing.T) {
 			l := mustOpen(t, path, quick())
 			f := must(l.Freeze(patient(t), 1))(t)
 			if f.State != "thawed" || len(f.Holds) != 1 || f.Holds[0].Holder != "nightly" ||
-				len(f.Phases) != 2 || f.Modes["attach"] != "collect" || f.RequestedAt.UnixNano() != 1772600767891011121 {
+				len(f.Phases) != 2 || f.PatienceUS != 0 || f.Holds[0].LeaseUS != 0 || f.Modes["attach"] != "collect" || f.RequestedAt.UnixNano() != 1772600767891011121 {
 				t.Errorf("%+v", f)
 			}
 			if lost := l.Interrupted(); len(lost) != 1 || lost[0].ID != 2 {

@@ -25,6 +25,7 @@ type Freeze struct {
 	FrozenAt       time.Time
 	EndedAt        time.Time
 	ExpiresAt      time.Time
+	PatienceUS     float64 // how long it was allowed to take; 0: not on record
 	WindowUS       float64
 	TotalUS        float64
 	PrecleanPasses int
@@ -60,6 +61,7 @@ type Hold struct {
 	End       string
 	Renewals  int
 	HasToken  bool
+	LeaseUS   float64 // as last asked for; 0: not on record
 }
 
 // Renewal is one moment a hold was prolonged (for the drawing of one freeze).

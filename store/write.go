@@ -86,6 +86,7 @@ func (r *freezeRec) write(ctx context.Context, t *txn) error {
 			Hold: h.Hold, FreezeID: f.ID, Holder: h.Holder, Reason: h.Reason,
 			Since: nanos(h.Since), ExpiresAt: nullNanos(h.ExpiresAt), EndedAt: nullNanos(h.EndedAt),
 			Ending: h.End, Renewals: int64(h.Renewals), HasToken: bit(h.HasToken),
+			LeaseUs: finite(h.LeaseUS),
 		}); err != nil {
 			return err
 		}

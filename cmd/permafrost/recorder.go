@@ -201,14 +201,15 @@ func freezeRow(f freeze.Record) store.Freeze {
 		EndedAt: f.EndedAt, ExpiresAt: f.ExpiresAt, WindowUS: us(f.Window), TotalUS: us(f.Total), PrecleanPasses: f.PrecleanPasses,
 		Inodes: int64(f.Flushed.Inodes), Pages: int64(f.Flushed.Pages), Bytes: int64(f.Flushed.Bytes),
 		WindowInodes: int64(f.WindowFlushed.Inodes), WindowPages: int64(f.WindowFlushed.Pages), WindowBytes: int64(f.WindowFlushed.Bytes),
-		Strategy: f.Strategy, Modes: f.Modes, LongestWaitUS: us(f.LongestWait), BlockedTotal: int64(f.BlockedTotal), ImageReads: int64(f.ImageReads),
+		PatienceUS: us(f.Patience), Strategy: f.Strategy, Modes: f.Modes, LongestWaitUS: us(f.LongestWait), BlockedTotal: int64(f.BlockedTotal), ImageReads: int64(f.ImageReads),
 		WaitingFor: f.WaitingFor, Error: f.Error, Degraded: f.Degraded}
 	for _, h := range f.Holds {
 		if row.IdempotencyKey == "" {
 			row.IdempotencyKey = h.Key
 		}
 		row.Holds = append(row.Holds, store.Hold{Hold: h.ID, FreezeID: int64(h.FreezeID), Holder: h.Holder, Reason: h.Reason, Since: h.Since,
-			ExpiresAt: h.ExpiresAt, EndedAt: h.EndedAt, End: h.End, Renewals: h.Renewals, HasToken: h.HasToken})
+			ExpiresAt: h.ExpiresAt, EndedAt: h.EndedAt, End: h.End, Renewals: h.Renewals, HasToken: h.HasToken,
+			LeaseUS: us(h.Lease)})
 	}
 	for _, p := range f.Phases {
 		row.Phases = append(row.Phases, store.Phase{Name: p.Name, DurationUS: us(p.Duration)})

@@ -195,7 +195,7 @@ func (f *Freezer) recordLocked(fr *freeze) Record {
 	}
 	if r.State == StateFreezing { // the hold it will be
 		r.Holds = []Hold{{ID: holdID(fr.id, 1), FreezeID: fr.id, Holder: fr.req.Holder, Reason: fr.req.Reason,
-			Since: r.RequestedAt, HasToken: fr.req.RequireToken, Key: fr.req.Key}}
+			Since: r.RequestedAt, Lease: fr.req.Lease, HasToken: fr.req.RequireToken, Key: fr.req.Key}}
 		return r
 	}
 	r.Holds = make([]Hold, len(fr.holds))

@@ -12,10 +12,9 @@ import (
 // Freezer.mu; Hold.Token is always empty, the secret is in token.
 type hold struct {
 	Hold
-	fr       *freeze       // immutable
-	token    string        // immutable; "" for a hold of an earlier life: its secret is not on record
-	lease    time.Duration // as last asked for
-	reported bool          // lost, and somebody was told since of its freeze
+	fr       *freeze // immutable
+	token    string  // immutable; "" for a hold of an earlier life: its secret is not on record
+	reported bool    // lost, and somebody was told since of its freeze
 }
 
 // Ends of a hold, as Hold.End.
@@ -71,9 +70,9 @@ func holdID(freezeID uint64, n int) string {
 
 // addHoldLocked makes the next hold of a freeze that stands, from now on.
 func (f *Freezer) addHoldLocked(fr *freeze, r *Request, token string, now time.Time) *hold {
-	h := &hold{fr: fr, token: token, lease: r.Lease, Hold: Hold{
+	h := &hold{fr: fr, token: token, Hold: Hold{
 		ID: holdID(fr.id, len(fr.holds)+1), FreezeID: fr.id, Holder: r.Holder, Reason: r.Reason,
-		Since: now, ExpiresAt: now.Add(r.Lease), HasToken: r.RequireToken, Key: r.Key}}
+		Since: now, ExpiresAt: now.Add(r.Lease), Lease: r.Lease, HasToken: r.RequireToken, Key: r.Key}}
 	fr.holds = append(fr.holds, h)
 	fr.standing++
 	f.rememberLocked(h)

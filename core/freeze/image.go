@@ -82,12 +82,12 @@ func (f *Freezer) renewByReadingLocked(freezeID uint64, holdID, token string) er
 	if h.FreezeID != freezeID {
 		return &Refusal{Err: ErrFreezeLost, FreezeID: freezeID, Hold: h.ID, Detail: "another freeze stands by now: freeze and read again"}
 	}
-	until, capped := now.Add(h.lease), false
+	until, capped := now.Add(h.Lease), false
 	if last := h.fr.rec.FrozenAt.Add(f.cfg.MaxLease); until.After(last) {
 		until, capped = last, true
 	}
 	gain := until.Sub(h.ExpiresAt)
-	if gain <= 0 || !capped && gain < min(h.lease/4, time.Minute) {
+	if gain <= 0 || !capped && gain < min(h.Lease/4, time.Minute) {
 		return nil
 	}
 	f.prolongLocked(h, until, now)

@@ -85,7 +85,7 @@ func (f *Freezer) renewLocked(r RenewRequest) (Record, Hold, error) {
 	if last := h.fr.rec.FrozenAt.Add(f.cfg.MaxLease); until.After(last) {
 		return Record{}, Hold{}, f.overCapLocked(h.fr, h.ID, now)
 	}
-	h.lease = r.Lease
+	h.Lease = r.Lease
 	f.prolongLocked(h, until, now)
 	return f.recordLocked(h.fr), h.Hold, nil
 }

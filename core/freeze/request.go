@@ -237,7 +237,7 @@ func (f *Freezer) beginLocked(ctx context.Context, r *Request, token string) *fr
 	now := f.clock.Now()
 	fr := &freeze{id: f.nextID, req: *r, token: token, done: make(chan struct{}), settled: make(chan struct{})}
 	fr.ctx, fr.cancel = context.WithCancelCause(ctx)
-	fr.rec = Record{ID: fr.id, State: StateFreezing, RequestedAt: now, Strategy: "dirty"}
+	fr.rec = Record{ID: fr.id, State: StateFreezing, RequestedAt: now, Patience: r.Patience, Strategy: "dirty"}
 	if r.WalkAll {
 		fr.rec.Strategy = "walk-all"
 	}

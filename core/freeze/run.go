@@ -290,7 +290,7 @@ func (f *Freezer) rollbackLocked(fr *freeze, cause error, waitingFor []string, n
 	r := fr.req
 	r.Lease, r.Key = 0, ""
 	h := f.addHoldLocked(fr, &r, fr.token, now)
-	h.End, h.EndedAt = endRolledBack, now
+	h.End, h.EndedAt, h.Lease = endRolledBack, now, fr.req.Lease
 	fr.standing--
 	fr.cancel(nil)
 	close(fr.settled)

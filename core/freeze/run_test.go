@@ -20,7 +20,8 @@ func TestOrder(t *testing.T) {
 	s.onCommit = func(context.Context, uint64) error { at = append(at, f.Level()); return nil }
 	f = newFreezer(t, Config{Target: s, Intent: func(_ context.Context, r Record) error {
 		s.note("intent")
-		if r.State != StateFreezing || len(r.Holds) != 1 || r.Holds[0].Holder != "a" || r.Holds[0].ID != "1.1" {
+		if r.State != StateFreezing || len(r.Holds) != 1 || r.Holds[0].Holder != "a" || r.Holds[0].ID != "1.1" ||
+			r.Holds[0].Lease != time.Minute || r.Patience != DefaultPatience {
 			t.Errorf("intent: %+v", r)
 		}
 		at = append(at, f.Level())

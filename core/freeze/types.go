@@ -134,9 +134,10 @@ type Record struct {
 	State          State
 	Generation     uint64
 	RequestedAt    time.Time
-	FrozenAt       time.Time // zero until Complete
-	EndedAt        time.Time // zero while it lasts
-	ExpiresAt      time.Time // latest expiry of its holds
+	FrozenAt       time.Time     // zero until Complete
+	EndedAt        time.Time     // zero while it lasts
+	ExpiresAt      time.Time     // latest expiry of its holds
+	Patience       time.Duration // how long it may take to reach Complete
 	Holds          []Hold
 	Window         time.Duration // first caller can be held .. Complete
 	Total          time.Duration // request .. Complete
@@ -162,6 +163,7 @@ type Hold struct {
 	Reason    string
 	Since     time.Time
 	ExpiresAt time.Time
+	Lease     time.Duration // as last asked for; 0: of an earlier life
 	Renewals  int
 	EndedAt   time.Time // zero while it stands
 	End       string    // thawed, expired, forced, interrupted, rolled_back; "" while it stands

@@ -7,8 +7,8 @@ INSERT INTO freezes (
     window_us, total_us, preclean_passes, inodes, pages, bytes,
     window_inodes, window_pages, window_bytes, strategy, modes,
     longest_wait_us, blocked_total, image_reads, waiting_for, error,
-    degraded, reported, idempotency_key
-) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    degraded, reported, idempotency_key, patience_us
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (id) DO UPDATE SET
     state = excluded.state, generation = excluded.generation,
     frozen_at = excluded.frozen_at, ended_at = excluded.ended_at,
@@ -22,17 +22,18 @@ ON CONFLICT (id) DO UPDATE SET
     waiting_for = excluded.waiting_for, error = excluded.error,
     degraded = excluded.degraded,
     reported = max(freezes.reported, excluded.reported),
-    idempotency_key = excluded.idempotency_key;
+    idempotency_key = excluded.idempotency_key,
+    patience_us = excluded.patience_us;
 
 -- name: PutHold :exec
 INSERT INTO holds (
-    hold, freeze_id, holder, reason, since, expires_at, ended_at, ending, renewals, has_token
-) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    hold, freeze_id, holder, reason, since, expires_at, ended_at, ending, renewals, has_token, lease_us
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (hold) DO UPDATE SET
     holder = excluded.holder, reason = excluded.reason, since = excluded.since,
     expires_at = excluded.expires_at, ended_at = excluded.ended_at,
     ending = excluded.ending, renewals = excluded.renewals,
-    has_token = excluded.has_token;
+    has_token = excluded.has_token, lease_us = excluded.lease_us;
 
 -- name: PutPhase :exec
 INSERT INTO phases (freeze_id, n, name, duration_us) VALUES (?, ?, ?, ?)

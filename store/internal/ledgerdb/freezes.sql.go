@@ -134,7 +134,7 @@ func (q *Queries) FreezeRequestedAt(ctx context.Context, id int64) (int64, error
 }
 
 const getFreeze = `-- name: GetFreeze :one
-SELECT id, state, generation, requested_at, frozen_at, ended_at, expires_at, window_us, total_us, preclean_passes, inodes, pages, bytes, window_inodes, window_pages, window_bytes, strategy, modes, longest_wait_us, blocked_total, image_reads, waiting_for, error, degraded, reported, idempotency_key FROM freezes WHERE id = ?
+SELECT id, state, generation, requested_at, frozen_at, ended_at, expires_at, window_us, total_us, preclean_passes, inodes, pages, bytes, window_inodes, window_pages, window_bytes, strategy, modes, longest_wait_us, blocked_total, image_reads, waiting_for, error, degraded, reported, idempotency_key, patience_us FROM freezes WHERE id = ?
 `
 
 func (q *Queries) GetFreeze(ctx context.Context, id int64) (Freeze, error) {
@@ -167,12 +167,13 @@ func (q *Queries) GetFreeze(ctx context.Context, id int64) (Freeze, error) {
 		&i.Degraded,
 		&i.Reported,
 		&i.IdempotencyKey,
+		&i.PatienceUs,
 	)
 	return i, err
 }
 
 const holdsOf = `-- name: HoldsOf :many
-SELECT id, hold, freeze_id, holder, reason, since, expires_at, ended_at, ending, renewals, has_token FROM holds WHERE freeze_id IN (/*SLICE:ids*/?) ORDER BY id
+SELECT id, hold, freeze_id, holder, reason, since, expires_at, ended_at, ending, renewals, has_token, lease_us FROM holds WHERE freeze_id IN (/*SLICE:ids*/?) ORDER BY id
 `
 
 func (q *Queries) HoldsOf(ctx context.Context, ids []int64) ([]Hold, error) {
@@ -206,6 +207,7 @@ func (q *Queries) HoldsOf(ctx context.Context, ids []int64) ([]Hold, error) {
 			&i.Ending,
 			&i.Renewals,
 			&i.HasToken,
+			&i.LeaseUs,
 		); err != nil {
 			return nil, err
 		}
@@ -250,7 +252,7 @@ func (q *Queries) InterruptHolds(ctx context.Context, arg InterruptHoldsParams) 
 }
 
 const lastHolds = `-- name: LastHolds :many
-SELECT holds.id, holds.hold, holds.freeze_id, holds.holder, holds.reason, holds.since, holds.expires_at, holds.ended_at, holds.ending, holds.renewals, holds.has_token, freezes.state, freezes.frozen_at, freezes.requested_at,
+SELECT holds.id, holds.hold, holds.freeze_id, holds.holder, holds.reason, holds.since, holds.expires_at, holds.ended_at, holds.ending, holds.renewals, holds.has_token, holds.lease_us, freezes.state, freezes.frozen_at, freezes.requested_at,
        freezes.reported, freezes.idempotency_key
 FROM holds JOIN freezes ON freezes.id = holds.freeze_id
 ORDER BY holds.id DESC LIMIT ?
@@ -286,6 +288,7 @@ func (q *Queries) LastHolds(ctx context.Context, limit int64) ([]LastHoldsRow, e
 			&i.Hold.Ending,
 			&i.Hold.Renewals,
 			&i.Hold.HasToken,
+			&i.Hold.LeaseUs,
 			&i.State,
 			&i.FrozenAt,
 			&i.RequestedAt,
@@ -306,7 +309,7 @@ func (q *Queries) LastHolds(ctx context.Context, limit int64) ([]LastHoldsRow, e
 }
 
 const listFreezes = `-- name: ListFreezes :many
-SELECT id, state, generation, requested_at, frozen_at, ended_at, expires_at, window_us, total_us, preclean_passes, inodes, pages, bytes, window_inodes, window_pages, window_bytes, strategy, modes, longest_wait_us, blocked_total, image_reads, waiting_for, error, degraded, reported, idempotency_key FROM freezes
+SELECT id, state, generation, requested_at, frozen_at, ended_at, expires_at, window_us, total_us, preclean_passes, inodes, pages, bytes, window_inodes, window_pages, window_bytes, strategy, modes, longest_wait_us, blocked_total, image_reads, waiting_for, error, degraded, reported, idempotency_key, patience_us FROM freezes
 WHERE id < ?1 AND requested_at >= ?2
 ORDER BY id DESC LIMIT ?3
 `
@@ -353,6 +356,7 @@ func (q *Queries) ListFreezes(ctx context.Context, arg ListFreezesParams) ([]Fre
 			&i.Degraded,
 			&i.Reported,
 			&i.IdempotencyKey,
+			&i.PatienceUs,
 		); err != nil {
 			return nil, err
 		}
@@ -368,7 +372,7 @@ func (q *Queries) ListFreezes(ctx context.Context, arg ListFreezesParams) ([]Fre
 }
 
 const listFreezesByHolder = `-- name: ListFreezesByHolder :many
-SELECT id, state, generation, requested_at, frozen_at, ended_at, expires_at, window_us, total_us, preclean_passes, inodes, pages, bytes, window_inodes, window_pages, window_bytes, strategy, modes, longest_wait_us, blocked_total, image_reads, waiting_for, error, degraded, reported, idempotency_key FROM freezes
+SELECT id, state, generation, requested_at, frozen_at, ended_at, expires_at, window_us, total_us, preclean_passes, inodes, pages, bytes, window_inodes, window_pages, window_bytes, strategy, modes, longest_wait_us, blocked_total, image_reads, waiting_for, error, degraded, reported, idempotency_key, patience_us FROM freezes
 WHERE id IN (
     SELECT h.freeze_id FROM holds h
     WHERE h.holder = ?1 AND h.freeze_id < ?2
@@ -424,6 +428,7 @@ func (q *Queries) ListFreezesByHolder(ctx context.Context, arg ListFreezesByHold
 			&i.Degraded,
 			&i.Reported,
 			&i.IdempotencyKey,
+			&i.PatienceUs,
 		); err != nil {
 			return nil, err
 		}
@@ -439,7 +444,7 @@ func (q *Queries) ListFreezesByHolder(ctx context.Context, arg ListFreezesByHold
 }
 
 const listFreezesByHolderAndState = `-- name: ListFreezesByHolderAndState :many
-SELECT id, state, generation, requested_at, frozen_at, ended_at, expires_at, window_us, total_us, preclean_passes, inodes, pages, bytes, window_inodes, window_pages, window_bytes, strategy, modes, longest_wait_us, blocked_total, image_reads, waiting_for, error, degraded, reported, idempotency_key FROM freezes
+SELECT id, state, generation, requested_at, frozen_at, ended_at, expires_at, window_us, total_us, preclean_passes, inodes, pages, bytes, window_inodes, window_pages, window_bytes, strategy, modes, longest_wait_us, blocked_total, image_reads, waiting_for, error, degraded, reported, idempotency_key, patience_us FROM freezes
 WHERE id IN (
     SELECT h.freeze_id FROM holds h
     WHERE h.holder = ?1 AND h.freeze_id < ?2
@@ -497,6 +502,7 @@ func (q *Queries) ListFreezesByHolderAndState(ctx context.Context, arg ListFreez
 			&i.Degraded,
 			&i.Reported,
 			&i.IdempotencyKey,
+			&i.PatienceUs,
 		); err != nil {
 			return nil, err
 		}
@@ -512,7 +518,7 @@ func (q *Queries) ListFreezesByHolderAndState(ctx context.Context, arg ListFreez
 }
 
 const listFreezesByState = `-- name: ListFreezesByState :many
-SELECT id, state, generation, requested_at, frozen_at, ended_at, expires_at, window_us, total_us, preclean_passes, inodes, pages, bytes, window_inodes, window_pages, window_bytes, strategy, modes, longest_wait_us, blocked_total, image_reads, waiting_for, error, degraded, reported, idempotency_key FROM freezes
+SELECT id, state, generation, requested_at, frozen_at, ended_at, expires_at, window_us, total_us, preclean_passes, inodes, pages, bytes, window_inodes, window_pages, window_bytes, strategy, modes, longest_wait_us, blocked_total, image_reads, waiting_for, error, degraded, reported, idempotency_key, patience_us FROM freezes
 WHERE state = ?1 AND id < ?2 AND requested_at >= ?3
 ORDER BY id DESC LIMIT ?4
 `
@@ -565,6 +571,7 @@ func (q *Queries) ListFreezesByState(ctx context.Context, arg ListFreezesByState
 			&i.Degraded,
 			&i.Reported,
 			&i.IdempotencyKey,
+			&i.PatienceUs,
 		); err != nil {
 			return nil, err
 		}
@@ -591,7 +598,7 @@ func (q *Queries) MaxFreezeID(ctx context.Context) (int64, error) {
 }
 
 const openFreezes = `-- name: OpenFreezes :many
-SELECT id, state, generation, requested_at, frozen_at, ended_at, expires_at, window_us, total_us, preclean_passes, inodes, pages, bytes, window_inodes, window_pages, window_bytes, strategy, modes, longest_wait_us, blocked_total, image_reads, waiting_for, error, degraded, reported, idempotency_key FROM freezes WHERE state IN ('freezing', 'frozen') ORDER BY id
+SELECT id, state, generation, requested_at, frozen_at, ended_at, expires_at, window_us, total_us, preclean_passes, inodes, pages, bytes, window_inodes, window_pages, window_bytes, strategy, modes, longest_wait_us, blocked_total, image_reads, waiting_for, error, degraded, reported, idempotency_key, patience_us FROM freezes WHERE state IN ('freezing', 'frozen') ORDER BY id
 `
 
 func (q *Queries) OpenFreezes(ctx context.Context) ([]Freeze, error) {
@@ -630,6 +637,7 @@ func (q *Queries) OpenFreezes(ctx context.Context) ([]Freeze, error) {
 			&i.Degraded,
 			&i.Reported,
 			&i.IdempotencyKey,
+			&i.PatienceUs,
 		); err != nil {
 			return nil, err
 		}
@@ -707,8 +715,8 @@ INSERT INTO freezes (
     window_us, total_us, preclean_passes, inodes, pages, bytes,
     window_inodes, window_pages, window_bytes, strategy, modes,
     longest_wait_us, blocked_total, image_reads, waiting_for, error,
-    degraded, reported, idempotency_key
-) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    degraded, reported, idempotency_key, patience_us
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (id) DO UPDATE SET
     state = excluded.state, generation = excluded.generation,
     frozen_at = excluded.frozen_at, ended_at = excluded.ended_at,
@@ -722,7 +730,8 @@ ON CONFLICT (id) DO UPDATE SET
     waiting_for = excluded.waiting_for, error = excluded.error,
     degraded = excluded.degraded,
     reported = max(freezes.reported, excluded.reported),
-    idempotency_key = excluded.idempotency_key
+    idempotency_key = excluded.idempotency_key,
+    patience_us = excluded.patience_us
 `
 
 type PutFreezeParams struct {
@@ -752,6 +761,7 @@ type PutFreezeParams struct {
 	Degraded       int64
 	Reported       int64
 	IdempotencyKey string
+	PatienceUs     float64
 }
 
 func (q *Queries) PutFreeze(ctx context.Context, arg PutFreezeParams) error {
@@ -782,19 +792,20 @@ func (q *Queries) PutFreeze(ctx context.Context, arg PutFreezeParams) error {
 		arg.Degraded,
 		arg.Reported,
 		arg.IdempotencyKey,
+		arg.PatienceUs,
 	)
 	return err
 }
 
 const putHold = `-- name: PutHold :exec
 INSERT INTO holds (
-    hold, freeze_id, holder, reason, since, expires_at, ended_at, ending, renewals, has_token
-) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    hold, freeze_id, holder, reason, since, expires_at, ended_at, ending, renewals, has_token, lease_us
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (hold) DO UPDATE SET
     holder = excluded.holder, reason = excluded.reason, since = excluded.since,
     expires_at = excluded.expires_at, ended_at = excluded.ended_at,
     ending = excluded.ending, renewals = excluded.renewals,
-    has_token = excluded.has_token
+    has_token = excluded.has_token, lease_us = excluded.lease_us
 `
 
 type PutHoldParams struct {
@@ -808,6 +819,7 @@ type PutHoldParams struct {
 	Ending    string
 	Renewals  int64
 	HasToken  int64
+	LeaseUs   float64
 }
 
 func (q *Queries) PutHold(ctx context.Context, arg PutHoldParams) error {
@@ -822,6 +834,7 @@ func (q *Queries) PutHold(ctx context.Context, arg PutHoldParams) error {
 		arg.Ending,
 		arg.Renewals,
 		arg.HasToken,
+		arg.LeaseUs,
 	)
 	return err
 }

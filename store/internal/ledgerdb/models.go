@@ -72,6 +72,7 @@ type Freeze struct {
 	Degraded       int64
 	Reported       int64
 	IdempotencyKey string
+	PatienceUs     float64
 }
 
 type FsyncMinute struct {
@@ -95,6 +96,7 @@ type Hold struct {
 	Ending    string
 	Renewals  int64
 	HasToken  int64
+	LeaseUs   float64
 }
 
 type Phase struct {

@@ -1,0 +1,64 @@
+package main
+
+import (
+	"context"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"permafrost/core"
+	"permafrost/core/freeze"
+	"permafrost/pmem"
+	"permafrost/store"
+)
+
+// What was asked for is in the ledger before the freeze is reached: id, holder,
+// reason, lease and patience.
+func TestIntentIsWhole(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	ledger, err := store.Open(ctx, filepath.Join(t.TempDir(), "ledger.db"), store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ledger.Close(ctx)
+	region, err := pmem.CreateMemfd("recorder-test", 4<<20, pmem.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer region.Close()
+	if err := core.Mkfs(region, core.MkfsOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	a := &appliance{ledger: ledger}
+	var row store.Freeze
+	intent := func(ctx context.Context, r freeze.Record) error {
+		if err := a.recordIntent(ctx, r); err != nil {
+			return err
+		}
+		var err error
+		row, err = ledger.Freeze(ctx, int64(r.ID)) // the gates are still open
+		return err
+	}
+	fs, err := core.Mount(region, core.Options{Intent: intent})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer fs.Unmount(ctx)
+	rec, hold, err := fs.Freeze(ctx, freeze.Request{Holder: "nightly", Reason: "copy", Lease: 90 * time.Second, Patience: 7 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if row.ID != int64(rec.ID) || row.State != "freezing" || row.PatienceUS != 7e6 || len(row.Holds) != 1 {
+		t.Fatalf("intent: %+v", row)
+	}
+	if h := row.Holds[0]; h.Hold != hold.ID || h.Holder != "nightly" || h.Reason != "copy" || h.LeaseUS != 90e6 {
+		t.Errorf("intent: %+v", h)
+	}
+	if _, _, err := fs.Renew(ctx, freeze.RenewRequest{Hold: hold.ID, Lease: 2 * time.Minute}); err != nil {
+		t.Fatal(err)
+	}
+	if h := freezeRow(*fs.Status().Freeze).Holds[0]; h.LeaseUS != 120e6 {
+		t.Errorf("after a renewal: %+v", h)
+	}
+}
