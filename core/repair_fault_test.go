@@ -30,6 +30,7 @@ func TestRepairRing(t *testing.T) {
 			for i := range n {
 				p.flip(sb.Ring+format.Block((uint64(newest)-uint64(i))%uint64(sb.Slots)), 60)
 			}
+			p.nextSlots()
 			if n == 1 {
 				// As after a crash in the middle of a commit: a mount copes.
 				if r, err := Check(ctx, p.m, nil); err != nil || !r.OK() {
@@ -47,6 +48,124 @@ func TestRepairRing(t *testing.T) {
 				t.Errorf("generation %d after %d", r.Generation, newest)
 			}
 		})
+	}
+}
+
+// nextSlots verifies that no choice of a commit makes a repair write over a commit
+// of use, or take a generation that may have been durable.
+func (p *patient) nextSlots() {
+	p.t.Helper()
+	sv, err := tree.OpenSalvage(p.m)
+	p.ok(err)
+	slots := sv.Slots()
+	for i := range slots {
+		if slots[i].Record == nil {
+			continue
+		}
+		p.ok(sv.Choose(slots[i].Record.Generation))
+		next := sv.NextGeneration()
+		at := uint64(next) % uint64(len(slots))
+		if at == uint64(i) || slots[at].Reach {
+			p.t.Errorf("a repair from generation %d goes to slot %d", slots[i].Record.Generation, at)
+		}
+		for _, l := range slots {
+			if l.Record != nil && next <= l.Record.Generation {
+				p.t.Errorf("generation %d comes after %d", next, l.Record.Generation)
+			}
+		}
+	}
+}
+
+// The blocks of every commit that a mount would consider are kept.
+func TestRepairKeepsOlder(t *testing.T) {
+	p := newSmallPatient(t)
+	for n := range 3 {
+		p.mounted(func(w *world) { w.write(w.file(format.RootIno, fmt.Sprint("another", n)), 0, pattern(n, 9000)) })
+	}
+	p.flip(p.leafOf(tree.Key{Ino: p.before["/dir-3"].ino, Kind: format.KindInode}), 100)
+	r := &repair{ctx: ctx, m: p.m, hashMask: ^uint64(0), o: &RepairOptions{}}
+	p.ok(r.open())
+	p.ok(r.claimNodes())
+	p.ok(r.survey())
+	kept := func(b format.Block) bool { return r.older.Has(b) || r.keep.Has(b) }
+	others := 0
+	for _, l := range r.sv.Slots() {
+		if !l.Reach {
+			continue
+		}
+		sv, err := tree.OpenSalvage(p.m)
+		p.ok(err)
+		p.ok(sv.Choose(l.Record.Generation))
+		sv.Walk(tree.Key{}, format.MaxKey, tree.Visit{
+			Node: func(ptr format.Ptr, _ int, _ *format.Node) bool {
+				if !r.keep.Has(ptr.Block) {
+					others++
+				}
+				if !kept(ptr.Block) {
+					t.Errorf("block %d of generation %d is not kept", ptr.Block, l.Record.Generation)
+				}
+				return true
+			},
+			Leaf: func(_ format.Ptr, n *format.Node, i, j int) bool {
+				for ; i < j; i++ {
+					ownedBlocks(n.Key(i), n.Value(i), func(b format.Block, n uint64) {
+						for x := b; x < b+format.Block(n); x++ {
+							if !kept(x) {
+								t.Errorf("block %d of a file of generation %d is not kept", x, l.Record.Generation)
+							}
+						}
+					})
+				}
+				return true
+			},
+		})
+	}
+	if others == 0 {
+		t.Error("the commits do not differ")
+	}
+}
+
+// flaky is a medium of which one block cannot be read from some time on.
+type flaky struct {
+	pmem.Medium
+	block format.Block
+	left  int
+}
+
+func (m *flaky) ReadAt(p []byte, off int64) (int, error) {
+	if off/format.BlockSize == int64(m.block) {
+		if m.left == 0 {
+			return 0, &pmem.MediaError{Off: off, Op: "read"}
+		}
+		m.left--
+	}
+	return m.Medium.ReadAt(p, off)
+}
+
+// A medium that gets worse while it is repaired: the repair is complete or
+// changes nothing.
+func TestRepairUnsteady(t *testing.T) {
+	p := newSmallPatient(t)
+	leaves := p.nodes(0)
+	p.flip(leaves[len(leaves)/2], 900)
+	sick := p.bytes()
+	_, want := p.repair(RepairOptions{})
+	unsteady := 0
+	for n := range 12 {
+		p.store(sick)
+		_, err := Repair(ctx, &flaky{Medium: p.m, block: leaves[1], left: n}, RepairOptions{})
+		switch {
+		case errors.Is(err, tree.ErrUnsteady):
+			unsteady++
+			if _, after := p.repair(RepairOptions{}); !maps.Equal(after, want) {
+				t.Fatalf("after %d reads: %v, and then the repair gives something else", n, err)
+			}
+		case err != nil && !errors.Is(err, format.ErrDamaged) && !errors.Is(err, ErrIO):
+			t.Fatal(n, err)
+		}
+	}
+	if unsteady == 0 {
+		t.Error("the repair never noticed")
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"permafrost/core/format"
 	"permafrost/core/tree"
@@ -107,6 +108,27 @@ var ills = []ill{
 		e.Count += 8 // over its neighbour's pages and blocks
 		p.put(tx, k, extentRecord(e.Block, e.Count))
 	}},
+	{name: "piece where another extent begins", told: "/dir-4/file-4-16", kind: ProblemExtents, but: []string{"/dir-4/file-4-16", "/dir-4/file-4-0"}, harm: func(p *patient, s *tree.Store, tx *tree.Tx) {
+		// Of six blocks one belongs to another, and the last page has a second extent.
+		k := p.first("/dir-4/file-4-16", format.KindExtent)
+		var b format.Block
+		for n := uint64(0); n < 6; {
+			var err error
+			b, n, err = tx.AllocData(b, 6)
+			p.ok(err)
+		}
+		p.put(tx, k, extentRecord(b, 6))
+		p.put(tx, key(k.Ino, k.Kind, k.Off+3), extentRecord(b+1, 1))
+		p.put(tx, p.first("/dir-4/file-4-0", format.KindExtent), extentRecord(b+2, 1))
+	}},
+	{name: "number of the future", told: "/dir-0/early", kind: ProblemTree, but: []string{"/dir-0/early"}, harm: func(p *patient, s *tree.Store, tx *tree.Tx) {
+		dir := p.before["/dir-0"].ino
+		l := format.Link{Parent: dir, Cookie: cookie(s, "early")}
+		p.put(tx, key(dir, format.KindDirent, l.Cookie), format.AppendDirent(nil, 666666, format.TypeRegular, "early"))
+		putRaw(p.t, tx, 666666, &format.Inode{Mode: format.TypeRegular | 0o600, Nlink: 1, Parent: l.Parent, Cookie: l.Cookie})
+		p.change(s, tx, "/dir-0", func(a *format.Inode) { a.Size++ })
+		tx.AddInodes(1)
+	}},
 	{name: "orphan with a name", told: "/dir-5/file-5-3", kind: ProblemOrphan, harm: func(p *patient, s *tree.Store, tx *tree.Tx) {
 		p.put(tx, key(format.OrphanIno, format.KindOrphan, uint64(p.before["/dir-5/file-5-3"].ino)), nil)
 	}},
@@ -205,7 +227,7 @@ func TestRepairLogic(t *testing.T) {
 			r, after := p.repair(RepairOptions{})
 			want := i.path(p)
 			p.mentions(r, fmt.Sprintf("%s of %q", i.kind, want), func(x Problem) bool { return x.Kind == i.kind && x.Path == want })
-			if r.Repaired == nil || r.Repaired.Edits == 0 && i.name != "inode counter" {
+			if r.Repaired == nil || r.Repaired.Edits == 0 && i.kind != ProblemTree {
 				t.Errorf("%+v", r.Repaired)
 			}
 			if i.kind == ProblemFound {
@@ -285,6 +307,13 @@ func TestRepairOrphan(t *testing.T) {
 	delete(p.before, "/dir-0/file-0-8")
 	_, after := p.repair(RepairOptions{})
 	p.same(after)
+	p.mounted(func(w *world) { // the reaper frees it
+		for end := time.Now().Add(10 * time.Second); w.fs.Status().PendingOrphans > 0; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal("the orphan is not freed")
+			}
+		}
+	})
 	p.raw(func(s *tree.Store, tx *tree.Tx) {
 		if now := s.Counters().Data; now >= used {
 			t.Errorf("%d data blocks, %d before: the mount did not free the orphan", now, used)

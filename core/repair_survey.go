@@ -268,7 +268,10 @@ func (r *repair) closeInode(cur *surveyed) {
 	if cur.typ == format.TypeDir {
 		r.dirs = append(r.dirs, surveyDir{ino: cur.ino, link: format.Link{Parent: cur.a.Parent, Cookie: cur.a.Cookie}, size: cur.a.Size})
 	}
-	r.nextIno = max(r.nextIno, cur.ino+1)
+	if cur.ino >= r.nextIno {
+		r.problem(ProblemTree, cur.ino, "its number was not given yet: the next one was %d", r.nextIno)
+		r.nextIno = cur.ino + 1
+	}
 }
 
 // newRecord makes up for a record that is lost (P3).

@@ -286,6 +286,7 @@ func (p *patient) repair(o RepairOptions) (*Report, map[string]found) {
 	r, err := Repair(ctx, p.m, o)
 	p.ok(err)
 	p.clean()
+	p.repairedRing(r)
 	whole := p.bytes()
 	again, err := Repair(ctx, p.m, RepairOptions{})
 	p.ok(err)
@@ -298,6 +299,27 @@ func (p *patient) repair(o RepairOptions) (*Report, map[string]found) {
 		p.compare(r, after)
 	}
 	return r, after
+}
+
+// repairedRing verifies that every commit that a mount may fall back to is a
+// repaired one, and that it may fall back twice.
+func (p *patient) repairedRing(r *Report) {
+	p.t.Helper()
+	sv, err := tree.OpenSalvage(p.m)
+	p.ok(err)
+	root := sv.Commit().Roots[0]
+	reach := 0
+	for _, l := range sv.Slots() {
+		if l.Reach {
+			reach++
+			if l.Record.Roots[0] != root || l.Record.Generation > r.Generation {
+				p.t.Errorf("a mount may fall back to generation %d, of another tree", l.Record.Generation)
+			}
+		}
+	}
+	if reach != format.MaxFallback+1 {
+		p.t.Errorf("%d commits within reach of a mount", reach)
+	}
 }
 
 func (p *patient) clean() {
@@ -461,4 +483,27 @@ func TestRepairInner(t *testing.T) {
 			p.same(after)
 		})
 	}
+}
+
+// A leaf that was emptied long ago still stands in its block. Where a node above
+// it is found as well it does not come back.
+func TestRepairInnerOutdated(t *testing.T) {
+	p := newPatient(t)
+	p.mounted(func(w *world) {
+		for i := range 400 {
+			p.ok(w.fs.Unlink(ctx, p.before["/dir-3"].ino, fmt.Sprintf("file-3-%d", i)))
+		}
+	})
+	p.before = p.contents()
+	for range 6 {
+		p.mounted(func(*world) {})
+	}
+	root := p.nodes(2)
+	if len(root) != 1 {
+		t.Fatal("the tree is not of 3 levels")
+	}
+	p.flip(root[0], 100)
+	p.sick()
+	_, after := p.repair(RepairOptions{})
+	p.same(after)
 }

@@ -46,7 +46,8 @@ var ErrUnsteady = errors.New("the image does not read the same twice; copy it to
 //
 // Errors: ErrNoSpace if there are not enough blocks outside Keep, ErrUnsteady,
 // ErrBadRecord, ctx's, the medium's. With an error the record is returned if it
-// was or may have been committed; if it is nil nothing has changed.
+// was or may have been committed; if it is nil nothing has changed but
+// the content of blocks outside Keep.
 func (s *Salvage) Rewrite(ctx context.Context, o RewriteOptions) (*format.CommitRecord, error) {
 	if s.rec == nil {
 		return nil, fmt.Errorf("rewrite the tree: no commit was chosen: %w", ErrNotFound)
