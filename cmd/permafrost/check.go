@@ -16,7 +16,7 @@ import (
 
 type checkCmd struct {
 	Image      string `arg:"" help:"The pmem file. Nobody may be serving it." type:"path"`
-	Repair     bool   `help:"Salvage what can be read; damage is listed, never dropped in silence. A clean image is not touched."`
+	Repair     bool   `env:"-" help:"Salvage what can be read; damage is listed, never dropped in silence. A clean image is not touched."`
 	Generation uint64 `help:"With --repair: work from this commit of the ring (permafrost dump IMAGE ring lists them)." placeholder:"G"`
 	JSON       bool   `name:"json" help:"A machine-readable report."`
 }

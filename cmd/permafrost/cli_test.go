@@ -46,3 +46,96 @@ func TestEventsEnd(t *testing.T) {
 		t.Fatalf("after the last event (%s) there is %q (%d)", id, rest, code)
 	}
 }
+
+// TestFreezeCommandLine: what is mistyped freezes nothing.
+func TestFreezeCommandLine(t *testing.T) {
+	s := newServer(t, "")
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"--leese", "5"}, "--leese"},
+		{[]string{"--holder", "h", "-x"}, "-x"},
+		{[]string{"--"}, "no command"},
+		{[]string{"--", ""}, "no command"},
+		{[]string{"--lease", "soon"}, "lease"},
+	} {
+		out, code := s.cli(t, "freeze", c.args...)
+		if code != exitUsage || !strings.Contains(out, c.want) {
+			t.Errorf("freeze %q: %d: %s", c.args, code, out)
+		}
+	}
+	for _, verb := range []string{"freeze", "renew"} {
+		if out, code := s.cli(t, verb, "--lease", "0s"); code != exitFailed || !strings.Contains(out, "lease") {
+			t.Errorf("%s with a lease of 0: %d: %s", verb, code, out)
+		}
+	}
+	if out, code := s.cli(t, "freezes"); code != 0 || !strings.Contains(out, "no freezes") {
+		t.Errorf("it froze: %s", out)
+	}
+	if out, code := s.cli(t, "freeze", "true"); code != 0 { // the -- may be left out
+		t.Errorf("a command without --: %d: %s", code, out)
+	}
+}
+
+// TestRenewUpToTheCap: a lease that no longer fits under the cap is renewed
+// for what is left, not given up.
+func TestRenewUpToTheCap(t *testing.T) {
+	s := newServer(t, "", "--lease-max", "6s")
+	// Renewed at 2 s for 4 s more: over the cap by the time that has passed.
+	if out, code := s.cli(t, "freeze", "--lease", "4s", "--patience", "3s", "--", "sleep", "4.8"); code != 0 || strings.Contains(out, "renewed") {
+		t.Fatalf("%d: %s", code, out)
+	}
+}
+
+// TestThawForced says what it did, with one hold and with several.
+func TestThawForced(t *testing.T) {
+	s := newServer(t, "")
+	freeze := func(args ...string) {
+		t.Helper()
+		if out, code := s.cli(t, "freeze", args...); code != 0 {
+			t.Fatalf("%d: %s", code, out)
+		}
+	}
+	thaw := func(want string, args ...string) {
+		t.Helper()
+		out, code := s.cli(t, "thaw", args...)
+		if code != 0 || !strings.Contains(out, want) || strings.Contains(out, "without a gap") || strings.Contains(out, "nothing") {
+			t.Errorf("thaw %q: %d: %s", args, code, out)
+		}
+	}
+	freeze("--holder", "a")
+	thaw("ended by force: hold 1.1 of freeze 1", "--force")
+	freeze("--holder", "a")
+	freeze("--holder", "b", "--join")
+	thaw("others still hold it", "--force", "--holder", "a")
+	freeze("--holder", "c", "--join")
+	thaw("ended by force: all holds of freeze 2", "--force")
+	t.Setenv("PERMAFROST_FORCE", "true") // never meant for thaw
+	freeze("--holder", "d", "--require-token")
+	if out, code := s.cli(t, "thaw", "--holder", "d"); code != exitFailed || !strings.Contains(out, "Not the holder") {
+		t.Errorf("a thaw without the token: %d: %s", code, out)
+	}
+	s.cli(t, "thaw", "--holder", "d", "--force")
+}
+
+// TestLs shows what is a directory.
+func TestLs(t *testing.T) {
+	s := newServer(t, "")
+	for _, args := range [][]string{{"mkdir", "/sub"}, {"put", "/proc/self/status", "/file"}} {
+		if out, code := s.cli(t, args[0], args[1:]...); code != 0 {
+			t.Fatalf("%q: %d: %s", args, code, out)
+		}
+	}
+	out, code := s.cli(t, "ls")
+	if code != 0 || !strings.Contains(out, "  sub/\n") || !strings.Contains(out, "  file\n") {
+		t.Errorf("%d: %s", code, out)
+	}
+}
+
+// TestServeHelp names the default addresses.
+func TestServeHelp(t *testing.T) {
+	if out, err := program(t, 20*time.Second, "serve", "--help"); err != nil || !strings.Contains(strings.Join(strings.Fields(out), " "), "By default 127.0.0.1:7433 and [::1]:7433") {
+		t.Errorf("%v: %s", err, out)
+	}
+}

@@ -24,13 +24,14 @@ type remote struct {
 
 // problem is an RFC 9457 answer, with the fields that verbs print.
 type problem struct {
-	Type       string   `json:"type"`
-	Title      string   `json:"title"`
-	Status     int      `json:"status"`
-	Detail     string   `json:"detail"`
-	FreezeID   uint64   `json:"freeze_id"`
-	Holders    []string `json:"holders"`
-	WaitingFor []string `json:"waiting_for"`
+	Type       string     `json:"type"`
+	Title      string     `json:"title"`
+	Status     int        `json:"status"`
+	Detail     string     `json:"detail"`
+	FreezeID   uint64     `json:"freeze_id"`
+	Holders    []string   `json:"holders"`
+	WaitingFor []string   `json:"waiting_for"`
+	ExpiresAt  *time.Time `json:"expires_at"`
 }
 
 func (p *problem) Error() string {

@@ -46,13 +46,25 @@ func (l *lsCmd) Run(c *console) error {
 			}
 		} else {
 			for _, e := range page.Items {
-				fmt.Fprintf(w, "%s\t%d\t%s\t%s\n", e.Mode, e.SizeBytes, e.Mtime.Local().Format(time.DateTime), e.Name)
+				fmt.Fprintf(w, "%s\t%d\t%s\t%s\n", e.Mode, e.SizeBytes, e.Mtime.Local().Format(time.DateTime), e.shown())
 			}
 		}
 		if cursor = page.NextCursor; cursor == "" {
 			return w.Flush()
 		}
 	}
+}
+
+// shown is the name as `ls -F` shows it: a directory with a slash, a symbolic
+// link with what it points to.
+func (e *wireEntry) shown() string {
+	switch {
+	case e.Type == "directory":
+		return e.Name + "/"
+	case e.Type == "symlink" && e.Target != "":
+		return e.Name + " -> " + e.Target
+	}
+	return e.Name
 }
 
 type catCmd struct {
@@ -121,7 +133,7 @@ type mvCmd struct {
 	remote
 	From    string `arg:"" help:"What to rename."`
 	To      string `arg:"" help:"Its new path."`
-	Replace bool   `help:"Replace what is there."`
+	Replace bool   `env:"-" help:"Replace what is there."`
 }
 
 func (m *mvCmd) Run(c *console) error {
@@ -131,7 +143,7 @@ func (m *mvCmd) Run(c *console) error {
 type rmCmd struct {
 	remote
 	Path      string `arg:"" help:"What to remove."`
-	Recursive bool   `help:"A directory with everything in it." short:"r"`
+	Recursive bool   `env:"-" help:"A directory with everything in it." short:"r"`
 }
 
 func (r *rmCmd) Run(c *console) error {

@@ -14,25 +14,25 @@ import (
 
 type freezeCmd struct {
 	remote
-	Holder       string        `help:"Name of the holder; by default the caller's uid or address." placeholder:"NAME"`
-	Reason       string        `help:"Why, for the record." placeholder:"TEXT"`
-	Lease        time.Duration `help:"How long the freeze may last unless renewed (60s)." placeholder:"60s"`
-	Patience     time.Duration `help:"How long reaching it may take before it is rolled back (10s)." placeholder:"10s"`
-	Wait         time.Duration `help:"How long to queue behind a freeze that stands." placeholder:"0s"`
-	Join         bool          `help:"Hold a standing freeze along with its holders."`
-	RequireToken bool          `help:"Let nobody thaw without the token printed."`
-	Command      []string      `arg:"" optional:"" passthrough:"" help:"After --: a command to run while frozen. The lease is renewed while it runs."`
+	Holder       string         `help:"Name of the holder; by default the caller's uid or address." placeholder:"NAME"`
+	Reason       string         `help:"Why, for the record." placeholder:"TEXT"`
+	Lease        *time.Duration `help:"How long the freeze may last unless renewed (60s)." placeholder:"60s"`
+	Patience     time.Duration  `help:"How long reaching it may take before it is rolled back (10s)." placeholder:"10s"`
+	Wait         time.Duration  `help:"How long to queue behind a freeze that stands." placeholder:"0s"`
+	Join         bool           `help:"Hold a standing freeze along with its holders."`
+	RequireToken bool           `help:"Let nobody thaw without the token printed."`
+	Command      []string       `arg:"" optional:"" passthrough:"" help:"After --: a command to run while frozen. The lease is renewed while it runs."`
 }
 
 func (f *freezeCmd) query(holder string) map[string][]string {
-	return params("holder", holder, "reason", f.Reason, "lease", duration(f.Lease), "patience", duration(f.Patience),
+	return params("holder", holder, "reason", f.Reason, "lease", leaseText(f.Lease), "patience", duration(f.Patience),
 		"wait", duration(f.Wait), "join", flag(f.Join), "require_token", flag(f.RequireToken))
 }
 
 func (f *freezeCmd) Run(c *console) error {
-	command := f.Command
-	if len(command) > 0 && command[0] == "--" {
-		command = command[1:]
+	command, err := f.command()
+	if err != nil {
+		return &exitError{exitUsage, err}
 	}
 	api, err := f.client()
 	if err != nil {
@@ -67,6 +67,31 @@ func (f *freezeCmd) Run(c *console) error {
 	return nil
 }
 
+// command is what stands after "--". A word that looks like a flag is one that
+// is mistyped, not a command: nothing may freeze because of it.
+func (f *freezeCmd) command() ([]string, error) {
+	switch {
+	case len(f.Command) == 0:
+		return nil, nil
+	case f.Command[0] != "--" && strings.HasPrefix(f.Command[0], "-"):
+		return nil, fmt.Errorf("unknown flag %s: \"permafrost freeze --help\" lists the flags; a command to run goes after --", f.Command[0])
+	case f.Command[0] != "--":
+		return f.Command, nil
+	case len(f.Command) == 1 || f.Command[1] == "":
+		return nil, errors.New("no command stands after --: name one, or leave the -- out to freeze only")
+	}
+	return f.Command[1:], nil
+}
+
+// leaseText keeps a lease of 0 apart from none: the appliance refuses the one
+// and has a default for the other.
+func leaseText(d *time.Duration) string {
+	if d == nil {
+		return ""
+	}
+	return d.String()
+}
+
 func refusedIf(command bool, err error) error {
 	if command {
 		return &exitError{exitRefused, err}
@@ -77,7 +102,7 @@ func refusedIf(command bool, err error) error {
 func commandName(path string) string { return path[strings.LastIndexByte(path, '/')+1:] }
 
 // runFrozen runs the command under the hold. It renews the lease at half its
-// length while the command runs, passes signals on, and thaws whatever
+// length while the command runs, up to the cap of the appliance, passes signals on, and thaws whatever
 // happens; a hold that was not kept is exit status 124 whatever the command
 // said, because what it copied is not consistent.
 func (f *freezeCmd) runFrozen(ctx context.Context, c *console, api *apiClient, fr *wireFreeze, command []string) error {
@@ -115,12 +140,9 @@ func (f *freezeCmd) runFrozen(ctx context.Context, c *console, api *apiClient, f
 
 // attend waits for the command, passing signals and renewing the lease.
 func (f *freezeCmd) attend(ctx context.Context, c *console, api *apiClient, fr *wireFreeze, cmd *exec.Cmd, done <-chan error) error {
-	lease := time.Minute
-	if f.Lease > 0 {
-		lease = f.Lease
-	}
-	renew := time.NewTicker(lease / 2)
-	defer renew.Stop()
+	r := newRenewer(api, fr, f.Lease)
+	tick := time.NewTicker(max(r.lease/2, minRenewal))
+	defer tick.Stop()
 	stopped := ctx.Done()
 	for {
 		select {
@@ -129,11 +151,13 @@ func (f *freezeCmd) attend(ctx context.Context, c *console, api *apiClient, fr *
 		case <-stopped:
 			stopped = nil
 			_ = cmd.Process.Signal(syscall.SIGTERM) // gone already: done tells
-		case <-renew.C:
-			_, err := api.callToken(context.Background(), "POST", "/renew", params("hold", fr.Hold, "lease", lease.String()), fr.Token, nil)
+		case <-tick.C:
+			again, err := r.renew()
 			if err != nil {
 				c.notef("permafrost: the lease was not renewed: %v\n", err)
-				renew.Stop()
+			}
+			if !again {
+				tick.Stop()
 			}
 		}
 	}
@@ -144,7 +168,7 @@ type thawCmd struct {
 	Hold   string `help:"The hold to end, such as 12.1." placeholder:"HOLD"`
 	Holder string `help:"End this holder's newest hold." placeholder:"NAME"`
 	Token  string `help:"The token, if the hold was made with one." placeholder:"TOKEN"`
-	Force  bool   `help:"End somebody else's hold. It is recorded."`
+	Force  bool   `env:"-" help:"End somebody else's hold. It is recorded."`
 }
 
 func (t *thawCmd) Run(c *console) error {
@@ -161,8 +185,10 @@ func (t *thawCmd) Run(c *console) error {
 		return c.printJSON(raw)
 	}
 	switch {
-	case r.Hold == "":
+	case r.FreezeID == 0:
 		c.printf("nothing was frozen\n")
+	case t.Force && r.Changed:
+		t.printForced(c, &r)
 	case !r.Changed:
 		c.printf("hold %s of freeze %d had been thawed already; it was kept for %s\n", r.Hold, r.FreezeID, millis(r.FrozenMS))
 	case r.Thawed:
@@ -173,12 +199,26 @@ func (t *thawCmd) Run(c *console) error {
 	return nil
 }
 
+// printForced tells the end of somebody's hold as what it was: to its holder
+// the freeze is lost.
+func (t *thawCmd) printForced(c *console, r *wireThaw) {
+	what, whom := "hold "+r.Hold, "its holder"
+	if r.Hold == "" {
+		what, whom = "all holds", "their holders"
+	}
+	state := "thawed"
+	if !r.Thawed {
+		state = "others still hold it"
+	}
+	c.printf("ended by force: %s of freeze %d, after %s; %s; %s will be told that the freeze was lost\n", what, r.FreezeID, millis(r.FrozenMS), state, whom)
+}
+
 type renewCmd struct {
 	remote
-	Hold   string        `help:"The hold to prolong." placeholder:"HOLD"`
-	Holder string        `help:"Prolong this holder's newest hold." placeholder:"NAME"`
-	Token  string        `help:"The token, if the hold was made with one." placeholder:"TOKEN"`
-	Lease  time.Duration `help:"From now (60s)." placeholder:"60s"`
+	Hold   string         `help:"The hold to prolong." placeholder:"HOLD"`
+	Holder string         `help:"Prolong this holder's newest hold." placeholder:"NAME"`
+	Token  string         `help:"The token, if the hold was made with one." placeholder:"TOKEN"`
+	Lease  *time.Duration `help:"From now (60s)." placeholder:"60s"`
 }
 
 func (r *renewCmd) Run(c *console) error {
@@ -187,7 +227,7 @@ func (r *renewCmd) Run(c *console) error {
 		return err
 	}
 	var fr wireFreeze
-	raw, err := api.callToken(context.Background(), "POST", "/renew", params("hold", r.Hold, "holder", r.Holder, "lease", duration(r.Lease)), r.Token, &fr)
+	raw, err := api.callToken(context.Background(), "POST", "/renew", params("hold", r.Hold, "holder", r.Holder, "lease", leaseText(r.Lease)), r.Token, &fr)
 	if err != nil {
 		return err
 	}

@@ -108,8 +108,8 @@ func list[T any](c *console, l *listCmd, path string, q url.Values, empty, head 
 
 type freezesCmd struct {
 	listCmd
-	State  string `help:"Only these: frozen, thawed, expired, forced, interrupted, rolled_back." placeholder:"STATE"`
-	Holder string `help:"Only this holder's." placeholder:"NAME"`
+	State  string `env:"PERMAFROST_FREEZES_STATE" help:"Only these: frozen, thawed, expired, forced, interrupted, rolled_back." placeholder:"STATE"`
+	Holder string `env:"PERMAFROST_FREEZES_HOLDER" help:"Only this holder's." placeholder:"NAME"`
 	ID     uint64 `arg:"" optional:"" help:"One freeze, with its phases."`
 }
 

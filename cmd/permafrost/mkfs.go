@@ -13,7 +13,7 @@ type mkfsCmd struct {
 	File  string `arg:"" help:"The pmem file: on a DAX mount, on tmpfs, or on a disk." type:"path"`
 	Size  size   `help:"Its size." default:"1GiB" placeholder:"SIZE"`
 	Label string `help:"A name for people." placeholder:"TEXT"`
-	Force bool   `help:"Overwrite what is there. All it holds is lost."`
+	Force bool   `env:"-" help:"Overwrite what is there. All it holds is lost."`
 }
 
 func (m *mkfsCmd) Run(c *console) error {

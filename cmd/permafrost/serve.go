@@ -20,7 +20,7 @@ type serveCmd struct {
 	Pmem                string        `help:"The pmem file; by default fs.pmem in the XDG data directory, made (1 GiB) if it is not there." placeholder:"FILE" type:"path"`
 	Create              size          `help:"Make the pmem file, of this size, if it is not there." placeholder:"SIZE"`
 	State               string        `help:"State directory: ledger, socket, records of attached programs." placeholder:"DIR" type:"path"`
-	Listen              []string      `help:"Address to serve HTTP on; repeatable." default:"127.0.0.1:7433,[::1]:7433" placeholder:"ADDR"`
+	Listen              []string      `help:"Address to serve HTTP on; repeatable. By default 127.0.0.1:7433 and [::1]:7433." default:"127.0.0.1:7433,[::1]:7433" placeholder:"ADDR"`
 	Socket              string        `help:"Unix socket to serve HTTP on; by default the first usable of the places where clients look." placeholder:"PATH" type:"path"`
 	AttachSocket        string        `help:"Unix socket for programs that map files themselves; by default attach.sock beside the other." placeholder:"PATH" type:"path"`
 	AttachUID           []uint32      `name:"attach-uid" help:"Users who may attach: holding the descriptor is holding the whole image. Repeatable; by default the server's own." placeholder:"UID"`

@@ -175,7 +175,8 @@ func TestFreezeCommand(t *testing.T) {
 	s := newServer(t, "", "--lease-max", "3s")
 	copied := filepath.Join(s.dir, "copy")
 	run := func(args ...string) (string, int) {
-		out, err := program(t, 30*time.Second, append([]string{"freeze", "--socket", s.socket}, args...)...)
+		// Lease and patience have defaults above this appliance's cap.
+		out, err := program(t, 30*time.Second, append([]string{"freeze", "--socket", s.socket, "--lease", "2s", "--patience", "2s"}, args...)...)
 		return out, exitCode(err)
 	}
 	if out, code := run("--", "cp", s.image, copied); code != 0 {
@@ -195,7 +196,7 @@ func TestFreezeCommand(t *testing.T) {
 		t.Fatalf("a lost freeze: %d: %s", code, out)
 	}
 	ctx := context.Background()
-	if _, err := s.client.call(ctx, "POST", "/freeze", params("holder", "somebody", "lease", "2s"), nil); err != nil {
+	if _, err := s.client.call(ctx, "POST", "/freeze", params("holder", "somebody", "lease", "2s", "patience", "2s"), nil); err != nil {
 		t.Fatal(err)
 	}
 	if out, code := run("--", "touch", filepath.Join(s.dir, "ran")); code != exitRefused {

@@ -148,4 +148,5 @@ type wireEntry struct {
 	Mode      string    `json:"mode"`
 	Mtime     time.Time `json:"mtime"`
 	Ino       uint64    `json:"ino"`
+	Target    string    `json:"target"`
 }
