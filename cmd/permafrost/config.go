@@ -1,11 +1,8 @@
 package main
 
 import (
-	"io"
 	"os"
 	"path/filepath"
-
-	"github.com/alecthomas/kong"
 )
 
 // configFiles are read in this order, later ones outweighing earlier ones.
@@ -17,29 +14,16 @@ func configFiles() []string {
 	return files
 }
 
-// configLoader reads JSON whose keys are flag names ("commit-interval": "1s"),
-// or objects of them by verb. kong lets a file outweigh the environment; here
-// a flag outweighs the environment and the environment outweighs a file, so a
-// flag whose variable is set is left alone.
-func configLoader(r io.Reader) (kong.Resolver, error) {
-	inner, err := kong.JSON(r)
-	if err != nil {
-		return nil, err
-	}
-	return kong.ResolverFunc(func(ctx *kong.Context, parent *kong.Path, flag *kong.Flag) (any, error) {
-		for _, name := range flag.Envs {
-			if _, set := os.LookupEnv(name); set {
-				return nil, nil
-			}
-		}
-		return inner.Resolve(ctx, parent, flag)
-	}), nil
-}
-
 // defaultSockets is where an appliance listens and where clients look, in
 // order. It is a fixed list so that cron and people agree; see rest.md.
 func defaultSockets() []string {
 	return []string{"/run/permafrost/permafrost.sock", filepath.Join(defaultStateDir(), "permafrost.sock")}
+}
+
+// cronSockets are the places of defaultSockets for whoever does not share this
+// process's environment, as cron does not.
+func cronSockets() []string {
+	return []string{"/run/permafrost/permafrost.sock", filepath.Join(homeStateDir(), "permafrost.sock")}
 }
 
 // defaultStateDir follows the XDG base directory rules; root's appliance keeps
@@ -48,6 +32,11 @@ func defaultStateDir() string {
 	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
 		return filepath.Join(dir, "permafrost")
 	}
+	return homeStateDir()
+}
+
+// homeStateDir is the state directory without XDG_STATE_HOME.
+func homeStateDir() string {
 	if os.Geteuid() == 0 {
 		return "/var/lib/permafrost"
 	}
