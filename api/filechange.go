@@ -38,7 +38,7 @@ type deleteParams struct {
 
 // fileChangeRoutes registers the calls that change files.
 func (s *Server) fileChangeRoutes() {
-	common := []*kind{kindNoSuchFile, kindNotADirectory, kindBadPath, kindFrozen, kindTooManyHeld, kindReadOnly, kindIOError, kindPrecondition, kindGaveUp}
+	common := []*kind{kindNoSuchFile, kindNotADirectory, kindBadPath, kindFrozen, kindRecovering, kindTooManyHeld, kindReadOnly, kindIOError, kindPrecondition, kindGaveUp}
 	with := func(more ...*kind) []*kind { return append(more, common...) }
 	s.putRoute(with)
 	route(s, operation{
@@ -144,7 +144,7 @@ func (s *Server) lookup(ctx context.Context, fp imagePath) (dir core.Attr, node 
 		node, err = s.fs().Lookup(ctx, dir.Ino, fp.name())
 	}
 	if err != nil {
-		return dir, node, missing(fp, err)
+		return dir, node, s.missing(ctx, fp, err)
 	}
 	if fp.dir && !isDir(node.Mode) {
 		return dir, node, problem(kindNotADirectory, "%s is not a directory; leave the trailing slash out", utf8Path(fp.abs()))
@@ -160,7 +160,7 @@ func (s *Server) target(r *http.Request) (imagePath, core.Attr, error) {
 	}
 	a, err := s.fs().Resolve(r.Context(), fp.abs())
 	if err != nil {
-		return fp, a, missing(fp, err)
+		return fp, a, s.missing(r.Context(), fp, err)
 	}
 	if isDir(a.Mode) {
 		return fp, a, problem(kindIsADirectory, "%s is a directory", utf8Path(fp.abs()))
@@ -185,7 +185,7 @@ func (s *Server) patchFile(w http.ResponseWriter, r *http.Request, p *patchParam
 	}
 	defer pass.cancel()
 	if err := s.fs().Acquire(a.Ino); err != nil {
-		return missing(fp, err)
+		return s.missing(r.Context(), fp, err)
 	}
 	defer s.fs().Release(a.Ino)
 	if p.Truncate != nil {

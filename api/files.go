@@ -74,7 +74,7 @@ func (s *Server) getFile(w http.ResponseWriter, r *http.Request, p *filesParams)
 	}
 	a, err := s.fs().Resolve(r.Context(), fp.abs())
 	if err != nil {
-		return missing(fp, err)
+		return s.missing(r.Context(), fp, err)
 	}
 	if isDir(a.Mode) {
 		return s.listDirectory(w, r, fp, &a, p)
@@ -88,26 +88,30 @@ func (s *Server) getFile(w http.ResponseWriter, r *http.Request, p *filesParams)
 	return s.serveFile(w, r, fp, &a)
 }
 
-// missing says of a path that names nothing what to do.
-func missing(fp imagePath, err error) error {
-	if errors.Is(err, core.ErrNotFound) || errors.Is(err, core.ErrNotDir) {
-		return problem(kindNoSuchFile, "%s: %v; GET %s lists what is there", utf8Path(fp.abs()), err, fileHref(fp.parentOrRoot().abs())).because(err)
+// missing says of a path that names nothing what to do: the nearest directory
+// above it that is there can be listed.
+func (s *Server) missing(ctx context.Context, fp imagePath, err error) error {
+	if !errors.Is(err, core.ErrNotFound) && !errors.Is(err, core.ErrNotDir) {
+		return err
 	}
-	return err
+	above := fp
+	for !above.root() {
+		above = above.parent()
+		if a, rerr := s.fs().Resolve(ctx, above.abs()); rerr == nil && isDir(a.Mode) {
+			break
+		}
+	}
+	return problem(kindNoSuchFile, "%s: %v; GET %s lists what is there", utf8Path(fp.abs()), err, listingHref(above)).because(err)
 }
 
-func (p imagePath) parentOrRoot() imagePath {
-	if p.root() {
-		return p
-	}
-	return p.parent()
-}
+// listingHref is where a directory is listed.
+func listingHref(dir imagePath) string { return strings.TrimSuffix(fileHref(dir.abs()), "/") + "/" }
 
 // serveFile answers with the bytes of a file. A handle keeps them while they are
 // read, even if the name goes; the answer breaks off if the file shrinks (R5).
 func (s *Server) serveFile(w http.ResponseWriter, r *http.Request, fp imagePath, a *core.Attr) error {
 	if err := s.fs().Acquire(a.Ino); err != nil {
-		return missing(fp, err)
+		return s.missing(r.Context(), fp, err)
 	}
 	defer s.fs().Release(a.Ino)
 	h := w.Header()

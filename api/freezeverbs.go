@@ -80,7 +80,7 @@ func (s *Server) freezeVerbs() {
 		summary:     "Prolong a hold",
 		description: "Sets the end of a hold's lease to now plus `lease`. A freeze as a whole cannot outlast the cap, counted from its frozen time.",
 		answers:     []answer{{status: 200, describe: "The lease is prolonged.", body: freezeAnswer{}}},
-		problems:    []*kind{kindFreezeLost, kindNotTheHolder, kindUnknownHold, kindWhichHold, kindOverCap},
+		problems:    []*kind{kindFreezeLost, kindFreezeEnded, kindNotTheHolder, kindUnknownHold, kindWhichHold, kindOverCap},
 	}, s.postRenew)
 }
 

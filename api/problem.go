@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"permafrost/core"
@@ -71,7 +72,7 @@ func (s *Server) problemOf(err error) *Problem {
 	}
 	for _, row := range sentinels {
 		if errors.Is(err, row.err) {
-			return s.decorate(problem(row.kind, "%s%s", err, row.next).because(err), nil)
+			return s.decorate(problem(row.kind, "%s", explain(err, row.err, row.next)).because(err), nil)
 		}
 	}
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
@@ -87,17 +88,19 @@ var sentinels = []struct {
 	kind *kind
 	next string
 }{
-	{freeze.ErrAlreadyFrozen, kindAlreadyFrozen, "; wait for it with wait=, share it with join=true, or try again later"},
-	{freeze.ErrTimedOut, kindFreezeTimedOut, "; nothing is held any more: try again, or give it more patience="},
+	{freeze.ErrAlreadyFrozen, kindAlreadyFrozen, "; wait in line (wait), share its point in time (join), or try again later"},
+	{freeze.ErrTimedOut, kindFreezeTimedOut, "; nothing is held any more: try again, or give it more patience"},
 	{freeze.ErrFreezeLost, kindFreezeLost, "; a copy made under it is not consistent: freeze again and copy again"},
+	{freeze.ErrHoldEnded, kindFreezeEnded, "; freeze again"},
 	{freeze.ErrNotTheHolder, kindNotTheHolder, "; send the token of the hold in the header Freeze-Token"},
 	{freeze.ErrUnknownHold, kindUnknownHold, "; GET /status names the holds that stand"},
-	{freeze.ErrWhichHold, kindWhichHold, "; name one with hold= or holder="},
+	{freeze.ErrWhichHold, kindWhichHold, "; name one by its id (hold) or its holder (holder)"},
 	{freeze.ErrOverCap, kindOverCap, "; ask for a shorter lease"},
 	{freeze.ErrKeyReused, kindKeyReused, "; send a new Idempotency-Key"},
 	{freeze.ErrBadRequest, kindBadParameter, ""},
 	{freeze.ErrTooManyHeld, kindTooManyHeld, "; try again after the thaw"},
-	{freeze.ErrFrozen, kindFrozen, "; try again after the thaw, or wait for it with wait=30s"},
+	{freeze.ErrFrozen, kindFrozen, "; try again after the thaw, or let it wait for that (wait)"},
+	{core.ErrRecovering, kindRecovering, "; nothing is frozen: try again in a moment, or let it wait (wait); GET /readyz names the processes"},
 	{freeze.ErrClosed, kindShuttingDown, "; try again when it is back"},
 	{core.ErrPrecond, kindPrecondition, "; read it again and decide anew"},
 	{core.ErrNotFound, kindNoSuchFile, ""},
@@ -130,11 +133,20 @@ func (s *Server) refusalProblem(err error, r *freeze.Refusal) *Problem {
 			break
 		}
 	}
-	p := problem(k, "%v", r).because(err)
+	p := problem(k, "%s", r.Detail).because(err) // the title says what Err does
 	if r.Detail == "" {
-		p.Detail += next
+		p.Detail = explain(r, r.Err, next)
 	}
 	return s.decorate(p, r)
+}
+
+// explain is the detail of an error and what to do next. An error that says no
+// more than its sentinel is left to the title, which says the same.
+func explain(err, sentinel error, next string) string {
+	if next != "" && err.Error() == sentinel.Error() {
+		return strings.TrimPrefix(next, "; ")
+	}
+	return err.Error() + next
 }
 
 // decorate adds the facts of the freeze that stands (or of the refusal) to a
@@ -170,7 +182,7 @@ func (s *Server) decorate(p *Problem, r *freeze.Refusal) *Problem {
 		p.Retry = time.Second
 	case kindAlreadyFrozen, kindFrozen:
 		p.Retry = max(time.Second, r.ExpiresAt.Sub(s.now()))
-	case kindTooManyHeld, kindShuttingDown:
+	case kindTooManyHeld, kindShuttingDown, kindRecovering:
 		p.Retry = time.Second
 	}
 	return p

@@ -25,7 +25,7 @@ func (k *kind) typeURI() string { return "/problems/" + k.name }
 var (
 	kinds []*kind
 
-	kindHostRefused    = add(403, "host-refused", "Host not allowed", "The Host header names a machine that this appliance does not serve, which is how a hostile page reaches a local server (DNS rebinding). Use localhost, 127.0.0.1, [::1] or the Unix socket, or have the operator allow the name with --allow-host.")
+	kindHostRefused    = add(403, "host-refused", "Host not allowed", "The Host header names a machine that this appliance does not serve, which is how a hostile page reaches a local server (DNS rebinding). Use localhost, 127.0.0.1, [::1] or the Unix socket, or have the operator allow the name with --allowed-host.")
 	kindCrossSite      = add(403, "cross-site", "Cross-site request refused", "A page of another site made this request in a browser. Open the dashboard itself, or use a program that is not a browser.")
 	kindNotTheHolder   = add(403, "not-the-holder", "Not the holder", "The hold was made with a token and this request did not send it. Send the token of the answer to POST /freeze in the header Freeze-Token. An administrator can end it with force=true; that is recorded.")
 	kindNotFound       = add(404, "not-found", "No such resource", "Nothing is served under this path. /openapi.json lists all calls.")
@@ -50,7 +50,7 @@ var (
 	kindTooManyLinks   = add(409, "too-many-links", "Too many links", "An inode has at most 65000 links.")
 	kindRootDir        = add(409, "root-directory", "Not for the root directory", "The root directory cannot be deleted, renamed or replaced.")
 	kindFreezeLost     = add(410, "freeze-lost", "The freeze was lost", "The hold did not stand without a gap from its frozen time to this call: it expired, was forced, or the appliance restarted. A copy made under it is NOT consistent: throw it away, freeze again, with a longer lease or with renewals, and copy again.")
-	kindFreezeEnded    = add(410, "freeze-ended", "The freeze has ended", "The image of a freeze can be read while it stands; this one has ended and the image moves again. Freeze again to read it.")
+	kindFreezeEnded    = add(410, "freeze-ended", "The freeze has ended", "The image of a freeze can be read, and a hold renewed, while it stands; this one has ended and the image moves again. Freeze again.")
 	kindPrecondition   = add(412, "precondition-failed", "Precondition failed", "The file is not the one that If-Match or If-None-Match names. Read it again and decide anew.")
 	kindTooLarge       = add(413, "too-large", "Too large", "The body is larger than this call takes, or larger than the image can ever hold.")
 	kindMediaType      = add(415, "unsupported-media-type", "Unsupported media type", "Parameters come in the query, as application/json or as application/x-www-form-urlencoded. The bytes of a file come as they are.")
@@ -74,6 +74,7 @@ var (
 	kindLedger         = add(503, "ledger-unavailable", "The ledger is unavailable", "The history cannot be read now. Freezing and thawing work without it; GET /status has the ledger's state.")
 	kindNotReady       = add(503, "not-ready", "Not ready", "The appliance cannot serve everything now: reasons says why. It is starting, stopping, or read-only after a failure.")
 	kindStarting       = add(503, "starting", "Starting", "The image is being mounted. Try again in a moment; GET /readyz tells when it is ready.")
+	kindRecovering     = add(503, "recovering", "Mappings of before a restart are not taken back yet", "Nothing is frozen. Programs that mapped files before the appliance was restarted still store to them, and until all of them are taken back or have ended nothing is written. GET /readyz names the processes. Try again in a moment, or let it wait with wait=30s.")
 	kindShuttingDown   = add(503, "shutting-down", "Shutting down", "The appliance is going down. Try again when it is back.")
 	kindNoSpace        = add(507, "no-space", "No space left in the image", "The image is full. Delete something, or make a larger image. Nothing of the old file was lost.")
 )

@@ -43,6 +43,7 @@ type rigOptions struct {
 	image    string // path of a pmem file; "": a memfd
 	bytes    int64
 	leaseMax time.Duration
+	survivor bool // a mapping of before a restart is not taken back yet
 	change   func(*Options)
 	limits   func(*limits)
 }
@@ -61,7 +62,7 @@ func newRig(t *testing.T, o rigOptions) *rig {
 	r.medium = &faultyMedium{Medium: region}
 	check(t, core.Mkfs(r.medium, core.MkfsOptions{Label: "test"}))
 	r.ledger = must(store.Open(context.Background(), filepath.Join(r.dir, "ledger.db"), store.Options{}))(t)
-	r.fs = must(core.Mount(r.medium, core.Options{Path: "memfd", LeaseMax: o.leaseMax,
+	r.fs = must(core.Mount(r.medium, core.Options{Path: "memfd", LeaseMax: o.leaseMax, DeferOrphans: o.survivor,
 		Intent: func(ctx context.Context, f freeze.Record) error { return r.ledger.Intent(ctx, ledgerRow(&f)) }}))(t)
 	recorded := make(chan struct{})
 	go r.record(recorded)

@@ -16,6 +16,7 @@
 //	pages.mu           pagesMu: the page sets of one inode; one at a time
 //	  (client events)  the way in's own lock: its Protect and grant run under pages.mu
 //	inode.mu           parent before child; otherwise by number
+//	FS.threads         one slot at a time, and not inside a transaction
 //	cacheShard.mu      one at a time
 //	  (tree)           Begin, End and lookups; see core/tree
 //	mappingTable.mu, pages.mapsMu, dirtyList.mu, deferred.mu, stream.mu, queues: leaves

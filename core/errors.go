@@ -59,7 +59,7 @@ var errnos = []struct { // immutable
 	{ErrStale, syscall.ESTALE}, {ErrLoop, syscall.ELOOP}, {ErrNotSupp, syscall.EOPNOTSUPP},
 	{ErrNXIO, syscall.ENXIO}, {ErrPrecond, syscall.ECANCELED}, {ErrInvalid, syscall.EINVAL},
 	{ErrIO, syscall.EIO}, {freeze.ErrTooManyHeld, syscall.EAGAIN}, {freeze.ErrFrozen, syscall.EAGAIN},
-	{freeze.ErrFreezeLost, syscall.ESTALE}, {context.Canceled, syscall.EINTR},
+	{freeze.ErrFreezeLost, syscall.ESTALE}, {freeze.ErrHoldEnded, syscall.ESTALE}, {ErrRecovering, syscall.EAGAIN}, {context.Canceled, syscall.EINTR},
 	{context.DeadlineExceeded, syscall.ETIMEDOUT},
 }
 

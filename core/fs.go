@@ -34,7 +34,8 @@ type FS struct {
 	startPageFault *freeze.Gate    // immutable
 	startInternal  *freeze.Gate    // immutable
 
-	renameMu sync.Mutex // held by renames between directories; see doc.go
+	threads  threadSlots // of operations with a batch; see threads.go
+	renameMu sync.Mutex  // held by renames between directories; see doc.go
 	cache    icache
 	deferred deferred
 	dirty    dirtyList
@@ -109,6 +110,7 @@ func Mount(m pmem.Medium, o Options) (*FS, error) {
 		adopted: make(chan struct{})}
 	fs.ctx, fs.cancel = context.WithCancel(context.Background())
 	fs.cache.init(o.MaxInodes)
+	fs.threads = newThreadSlots()
 	fs.syncer.sem = make(chan struct{}, 1)
 	fs.reaper.queue.kick = make(chan struct{}, 1)
 	fs.unmapped.kick = make(chan struct{}, 1)

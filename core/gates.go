@@ -19,7 +19,8 @@ func WithCaller(ctx context.Context, w freeze.Waiter) context.Context {
 	return context.WithValue(ctx, callerKey{}, w)
 }
 
-// TryOnly makes gate waits fail at once with freeze.ErrFrozen; otherwise an
+// TryOnly makes gate waits fail at once with freeze.ErrFrozen (or
+// ErrRecovering); otherwise an
 // operation waits until ctx is done.
 func TryOnly(ctx context.Context) context.Context {
 	return context.WithValue(ctx, tryOnlyKey{}, true)
@@ -28,7 +29,7 @@ func TryOnly(ctx context.Context) context.Context {
 // enterWrite passes the gate of modifications, with no lock held, and waits
 // while it is closed as ctx allows. The caller exits the pass.
 //
-// Errors: ErrReadOnly; freeze.ErrFrozen and freeze.ErrTooManyHeld in a
+// Errors: ErrReadOnly, ErrRecovering; freeze.ErrFrozen and freeze.ErrTooManyHeld in a
 // *freeze.Refusal.
 func (fs *FS) enterWrite(ctx context.Context, op freeze.Op, ino format.Ino) (freeze.Pass, error) {
 	if err := fs.writable(); err != nil {
@@ -73,9 +74,8 @@ var errTryOnly = fmt.Errorf("the caller would not wait") // immutable
 // awaitAdopted holds modifications until mappings that survived a restart are
 // taken back (Options.DeferOrphans).
 func (fs *FS) awaitAdopted(ctx context.Context) error {
-	const why = "mappings of before the restart are being taken back"
 	if ctx.Value(tryOnlyKey{}) != nil {
-		return fmt.Errorf("%s: %w", why, freeze.ErrFrozen)
+		return fmt.Errorf("%w: they are not all taken back yet", ErrRecovering)
 	}
 	select {
 	case <-fs.adopted:
@@ -83,6 +83,6 @@ func (fs *FS) awaitAdopted(ctx context.Context) error {
 	case <-fs.ctx.Done():
 		return fmt.Errorf("%w: %w", ErrReadOnly, freeze.ErrClosed)
 	case <-ctx.Done():
-		return fmt.Errorf("%s: %w: %w", why, freeze.ErrFrozen, context.Cause(ctx))
+		return fmt.Errorf("%w: they are not all taken back yet: %w", ErrRecovering, context.Cause(ctx))
 	}
 }

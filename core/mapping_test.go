@@ -285,7 +285,24 @@ func TestAdoptMapping(t *testing.T) {
 	w.ok(err)
 	w.crash() // the mapping survives the server
 	_, err = w.fs.Create(TryOnly(ctx), root, "g", NewNode{})
-	w.fails(err, freeze.ErrFrozen)
+	w.fails(err, ErrRecovering) // and not ErrFrozen: nothing is frozen
+	late, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
+	_, err = w.fs.Create(late, root, "g", NewNode{})
+	cancel()
+	w.fails(err, ErrRecovering)
+	// A freeze could not hold the survivor's stores: it is refused, in its patience.
+	_, _, err = w.fs.Freeze(ctx, freeze.Request{Holder: "early", Lease: time.Minute, Patience: 20 * time.Millisecond})
+	w.fails(err, freeze.ErrTimedOut)
+	var refusal *freeze.Refusal
+	if !errors.As(err, &refusal) || len(refusal.WaitingFor) != 1 || w.fs.Freezer().Level() != freeze.Unfrozen {
+		t.Fatalf("refused as %+v", err)
+	}
+	// One with the patience for it is reached as soon as the survivor is taken back.
+	reached := make(chan error, 1)
+	go func() {
+		_, _, err := w.fs.Freeze(ctx, freeze.Request{Holder: "patient", Lease: time.Minute, Patience: 30 * time.Second})
+		reached <- err
+	}()
 	m, exts, err := w.fs.AdoptMapping(f, MapRequest{Length: 8 * 4096, Writable: true, Protector: p}, []PageRun{{2, 1}, {7, 5}})
 	w.ok(err)
 	if !slices.Equal(exts, p.exts) {
@@ -294,7 +311,15 @@ func TestAdoptMapping(t *testing.T) {
 	if s := w.fs.Status(); s.InodesDirty != 1 || s.DirtyPages != 2 {
 		t.Fatalf("%d inodes, %d pages dirty", s.InodesDirty, s.DirtyPages)
 	}
+	select {
+	case err := <-reached:
+		t.Fatal("a freeze ended while a mapping survived:", err)
+	default:
+	}
 	w.fs.Adopted()
+	w.ok(<-reached)
+	_, err = w.fs.Thaw(ctx, freeze.ThawRequest{Holder: "patient"})
+	w.ok(err)
 	w.file(root, "g")
 	if w.fs.Status().PendingOrphans != 1 {
 		t.Fatal("the mapped orphan was freed")

@@ -105,6 +105,8 @@ func (fs *FS) syncPages(ctx context.Context, in *inode, pg *pages, first, end fo
 	if len(pg.cleaning) == 0 {
 		return 0, nil
 	}
+	fs.threads.take()
+	defer fs.threads.give()
 	b := fs.m.Begin()
 	defer b.End()
 	err := fs.flushPages(in, pg, b)

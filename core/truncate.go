@@ -137,6 +137,8 @@ func (fs *FS) resizeLocked(in *inode, size int64) error {
 
 // growLocked moves the end of a file up.
 func (fs *FS) growLocked(in *inode, size int64) error {
+	fs.threads.take()
+	defer fs.threads.give()
 	b := fs.m.Begin()
 	defer b.End()
 	err := fs.clearTail(in, b, size)
@@ -221,6 +223,8 @@ func (fs *FS) zeroLocked(in *inode, off, end int64) error {
 	if off >= end {
 		return nil
 	}
+	fs.threads.take()
+	defer fs.threads.give()
 	b := fs.m.Begin()
 	defer b.End()
 	err := fs.pieces(in.ino, pageOf(off), pagesUp(end), func(p format.Page, blk format.Block, n uint64) error {
@@ -319,6 +323,8 @@ func (fs *FS) allocateLocked(in *inode, first, end format.Page) (bool, error) {
 	if err != nil || missing == 0 {
 		return false, err
 	}
+	fs.threads.take()
+	defer fs.threads.give()
 	b := fs.m.Begin()
 	defer b.End()
 	t, err := fs.begin(recordsForRun(missing), int(missing), false)

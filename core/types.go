@@ -30,6 +30,7 @@ var (
 	ErrLoop        = errors.New("too many symbolic links")         // ELOOP
 	ErrNotSupp     = errors.New("not supported")                   // EOPNOTSUPP
 	ErrPrecond     = errors.New("precondition failed")             // If-Match, If-None-Match
+	ErrRecovering  = errors.New("mappings survive a restart")      // EAGAIN; until Adopted
 	ErrNXIO        = errors.New("no data or hole past the offset") // ENXIO
 )
 

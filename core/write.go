@@ -153,6 +153,8 @@ func (fs *FS) writeLocked(in *inode, p []byte, off int64) error {
 // overwrite is writeLocked without gaps. No block is needed, so the copy does
 // not hold up a seal.
 func (fs *FS) overwrite(in *inode, p []byte, off int64, exts []Extent) error {
+	fs.threads.take()
+	defer fs.threads.give()
 	b := fs.m.Begin()
 	defer b.End()
 	err := fs.copyIn(in, b, p, off, exts)
@@ -170,6 +172,8 @@ func (fs *FS) overwrite(in *inode, p []byte, off int64, exts []Extent) error {
 // writeNew is writeLocked with gaps: blocks are reserved before the first byte
 // is written, so that a full image costs nothing that was there.
 func (fs *FS) writeNew(in *inode, p []byte, off int64, exts []Extent, gaps []gap, missing uint64) error {
+	fs.threads.take()
+	defer fs.threads.give()
 	b := fs.m.Begin()
 	defer b.End()
 	t, err := fs.begin(recordsForRun(missing), int(missing), false)

@@ -85,7 +85,7 @@ func (s *Server) refusal(err error) *wire.Error {
 	}
 	out := &wire.Error{Errno: uint32(s.vol.Errno(err)), Code: wire.CodeFile, Text: err.Error()}
 	switch {
-	case errors.Is(err, freeze.ErrFrozen):
+	case errors.Is(err, freeze.ErrFrozen), errors.Is(err, core.ErrRecovering):
 		out.Code, out.Errno = wire.CodeFrozen, uint32(unix.EBUSY)
 	case errors.Is(err, wire.ErrProtocol):
 		out.Code, out.Errno = wire.CodeProtocol, uint32(unix.EPROTO)

@@ -154,6 +154,7 @@ var refusalTitles = []struct {
 	{freeze.ErrAlreadyFrozen, "Frozen already"},
 	{freeze.ErrTimedOut, "The freeze was rolled back: it was not complete in time"},
 	{freeze.ErrFreezeLost, "That freeze was lost: a copy taken meanwhile is not consistent"},
+	{freeze.ErrHoldEnded, "That hold has ended"},
 	{freeze.ErrNotTheHolder, "That hold is not yours to end"},
 	{freeze.ErrUnknownHold, "No such hold"},
 	{freeze.ErrWhichHold, "Which hold?"},

@@ -61,7 +61,7 @@ func (f *Freezer) lapse() {
 // hold is found as by Thaw; without a name the only one standing is meant.
 //
 // Errors, as *Refusal: ErrBadRequest, ErrUnknownHold, ErrWhichHold,
-// ErrNotTheHolder, ErrFreezeLost, ErrOverCap (the freeze would outlast MaxLease
+// ErrNotTheHolder, ErrFreezeLost, ErrHoldEnded, ErrOverCap (the freeze would outlast MaxLease
 // from its frozen time; nothing is changed).
 func (f *Freezer) Renew(r RenewRequest) (Record, Hold, error) {
 	f.mu.Lock()
@@ -111,7 +111,12 @@ func (f *Freezer) standingHoldLocked(id, holder, token string, now time.Time) (*
 	if !h.admits(token) {
 		return nil, f.notTheHolder(h, "give the token of the freeze in the header Freeze-Token")
 	}
-	if !h.stands() {
+	switch {
+	case h.stands():
+	case h.End == endThawed:
+		return nil, &Refusal{Err: ErrHoldEnded, FreezeID: h.FreezeID, Holders: []string{h.Holder}, Since: h.fr.rec.FrozenAt, Hold: h.ID, HoldEnd: h.End,
+			Detail: "it was kept until it was thawed at " + h.EndedAt.UTC().Format(time.RFC3339Nano) + ", and cannot be renewed: freeze again"}
+	default:
 		return nil, f.lostLocked(h, now)
 	}
 	return h, nil

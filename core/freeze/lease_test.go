@@ -132,7 +132,7 @@ func TestRenewRefusals(t *testing.T) {
 	wantErr(t, err, ErrWhichHold)
 	mustThaw(t, f, ThawRequest{Hold: h.ID, Token: h.Token})
 	_, _, err = f.Renew(RenewRequest{Hold: h.ID, Token: h.Token, Lease: time.Second})
-	if ref := wantErr(t, err, ErrFreezeLost); ref.HoldEnd != endThawed {
+	if ref := wantErr(t, err, ErrHoldEnded); ref.HoldEnd != endThawed {
 		t.Errorf("%+v", ref)
 	}
 }

@@ -322,7 +322,7 @@ func (f *Freezer) alreadyLocked() error {
 	if fr.rec.State == StateFreezing {
 		r.Holders, r.Since = []string{fr.req.Holder}, fr.rec.RequestedAt
 		r.ExpiresAt = fr.rec.RequestedAt.Add(fr.req.Patience + fr.req.Lease)
-		r.Detail = "another freeze is being reached: wait for its turn with wait=, or hold the same point in time with join=true"
+		r.Detail = "another freeze is being reached: wait in line (wait), or hold the same point in time (join)"
 		return r
 	}
 	r.Holders, r.Since = fr.holders(), fr.rec.FrozenAt
@@ -331,7 +331,7 @@ func (f *Freezer) alreadyLocked() error {
 			r.ExpiresAt = h.ExpiresAt
 		}
 	}
-	r.Detail = "wait for its end with wait=, or hold the same point in time with join=true"
+	r.Detail = "another freeze stands: wait in line for its end (wait), or hold the same point in time (join)"
 	return r
 }
 

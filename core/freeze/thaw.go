@@ -168,7 +168,7 @@ func (f *Freezer) notTheHolder(h *hold, detail string) error {
 
 func (f *Freezer) whichLocked(fr *freeze) error {
 	return &Refusal{Err: ErrWhichHold, FreezeID: fr.id, Holders: fr.holders(), Since: fr.rec.FrozenAt,
-		Detail: fmt.Sprintf("%d holds stand: name yours by hold= or holder=", fr.standing)}
+		Detail: fmt.Sprintf("%d holds stand: name yours by its id (hold) or your name (holder)", fr.standing)}
 }
 
 // lostLocked is the truth about a hold that was not kept. Somebody was told of
@@ -190,8 +190,6 @@ func (f *Freezer) lostLocked(h *hold, now time.Time) error {
 		detail = "the appliance stopped; " + detail
 	case endRolledBack:
 		detail = "it was rolled back: nothing was held"
-	case endThawed:
-		detail = "it was thawed already"
 	}
 	return &Refusal{Err: ErrFreezeLost, FreezeID: h.FreezeID, Holders: []string{h.Holder}, Since: h.fr.rec.FrozenAt,
 		ExpiresAt: h.ExpiresAt, Hold: h.ID, HoldEnd: h.End, Detail: detail}

@@ -52,6 +52,7 @@ var (
 	ErrAlreadyFrozen = errors.New("already frozen")
 	ErrTimedOut      = errors.New("freeze did not complete within its patience")
 	ErrFreezeLost    = errors.New("the freeze was lost")
+	ErrHoldEnded     = errors.New("the hold has ended by its own thaw") // a renewal; nothing was lost
 	ErrNotTheHolder  = errors.New("not the holder")
 	ErrUnknownHold   = errors.New("no such hold")
 	ErrWhichHold     = errors.New("several holds stand: name one")
