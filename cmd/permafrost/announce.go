@@ -1,8 +1,10 @@
 package main
 
 import (
+	"slices"
 	"strings"
 
+	"permafrost/api"
 	"permafrost/dax"
 	"permafrost/web"
 )
@@ -18,6 +20,9 @@ func (a *appliance) announce() {
 	c.printf("  durability   %s\n", survives)
 	c.printf("  dashboard    %s/ui/\n", a.firstAddress())
 	c.printf("  REST         %s  and  unix:%s\n", strings.Join(a.listening, ", "), a.places.socket)
+	if note := socketNote(a.places.socket, cronSockets()); note != "" {
+		c.printf("               %s\n", note)
+	}
 	c.printf("  attach       %s\n", a.attachLine())
 	c.printf("  ledger       %s\n", a.places.ledger)
 	if a.cmd.Demo {
@@ -50,6 +55,23 @@ func (a *appliance) attachLine() string {
 		return why.Error()
 	}
 	return a.places.attach
+}
+
+// socketNote tells of a socket that the verbs do not find by themselves; found
+// are the places where they look, whoever calls them.
+func socketNote(socket string, found []string) string {
+	if slices.Contains(found, socket) {
+		return ""
+	}
+	return "clients do not look for that socket: give them --socket " + socket + ", or set PERMAFROST_SOCKET"
+}
+
+// attachForREST is nil where programs cannot map files, as /status promises.
+func (a *appliance) attachForREST() api.Attach {
+	if a.attach.Unavailable() != nil {
+		return nil
+	}
+	return attachView{a.attach}
 }
 
 // attachView shows the attach server to REST.

@@ -166,7 +166,7 @@ func (a *appliance) startREST() error {
 		return err
 	}
 	a.ui = ui
-	a.rest, err = api.New(api.Options{FS: a.fs, Ledger: a.ledger, Attach: attachView{a.attach},
+	a.rest, err = api.New(api.Options{FS: a.fs, Ledger: a.ledger, Attach: a.attachForREST(),
 		Version: version(), Listen: a.listening, AllowedHosts: a.cmd.AllowedHost, UI: ui, LeaseMax: a.cmd.LeaseMax, NotReady: a.notReady, Logger: a.log})
 	if err != nil {
 		return err

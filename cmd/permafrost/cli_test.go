@@ -1,9 +1,15 @@
 package main
 
 import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // cli runs a verb against the test's server and returns its output and status.
@@ -137,5 +143,47 @@ func TestLs(t *testing.T) {
 func TestServeHelp(t *testing.T) {
 	if out, err := program(t, 20*time.Second, "serve", "--help"); err != nil || !strings.Contains(strings.Join(strings.Fields(out), " "), "By default 127.0.0.1:7433 and [::1]:7433") {
 		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// TestWithoutAttach: on a medium whose mapped stores cannot be held the status
+// has no way in to show, and prove says what it needs.
+func TestWithoutAttach(t *testing.T) {
+	dir := t.TempDir() // on a disk
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil || fs.Type == unix.TMPFS_MAGIC {
+		t.Skipf("%s is not on a disk (%v): set TMPDIR to a directory that is", dir, err)
+	}
+	var log bytes.Buffer
+	exe, _ := os.Executable()
+	socket := filepath.Join(dir, "p.sock")
+	p, err := startServerOf(exe, &log, "--pmem", filepath.Join(dir, "fs.pmem"), "--create", "16MiB", "--state", dir, "--socket", socket, "--listen", "127.0.0.1:0")
+	if err != nil {
+		t.Fatalf("%v\n%s", err, &log)
+	}
+	defer p.end()
+	raw, err := p.client.call(context.Background(), "GET", "/status", nil, nil)
+	if err != nil || !strings.Contains(string(raw), `"attach":null`) {
+		t.Errorf("%v: %s", err, raw)
+	}
+	if out, err := program(t, 20*time.Second, "prove", "--socket", socket); exitCode(err) != exitFailed || !strings.Contains(out, "tmpfs") {
+		t.Errorf("prove: %v: %s", err, out)
+	}
+	if out, err := program(t, 20*time.Second, "status", "--socket", socket); err != nil || !strings.Contains(out, "cannot map") {
+		t.Errorf("status: %v: %s", err, out)
+	}
+}
+
+// TestSocketNote: a socket that clients do not find is said to need its name.
+func TestSocketNote(t *testing.T) {
+	t.Setenv("XDG_STATE_HOME", t.TempDir()) // in this environment, not in cron's
+	own := filepath.Join(defaultStateDir(), "permafrost.sock")
+	if note := socketNote(own, cronSockets()); !strings.Contains(note, "--socket "+own) {
+		t.Errorf("a socket in the environment's own directory: %q", note)
+	}
+	for _, found := range cronSockets() {
+		if note := socketNote(found, cronSockets()); note != "" {
+			t.Errorf("%s is where clients look: %q", found, note)
+		}
 	}
 }

@@ -51,7 +51,7 @@ func TestConfigRefusals(t *testing.T) {
 	for text, want := range map[string][]string{
 		`{"comit-interval": "1s"}`:               {"comit-interval", `"commit-interval"`},
 		`{"serve": {"lease_mx": "1s"}}`:          {"lease-mx", `"lease-max"`},
-		`{"serv": {"lease_max": "1s"}}`:         {`"serv"`, `"serve"`},
+		`{"serv": {"lease_max": "1s"}}`:          {`"serv"`, `"serve"`},
 		`{"lease_max": "1h", "lease-max": "2h"}`: {"twice"},
 		`{"lease_max": "1h"`:                     {"not a JSON object"},
 		`["lease_max"]`:                          {"not a JSON object"},

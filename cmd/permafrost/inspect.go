@@ -61,6 +61,8 @@ func printStatus(c *console, st *wireStatus) {
 	fmt.Fprintf(w, "ledger\t%s, %s\n", st.Ledger.State, st.Ledger.Path)
 	if st.Attach != nil {
 		fmt.Fprintf(w, "attach\t%s, %d clients\n", st.Attach.Socket, st.Attach.Clients)
+	} else {
+		fmt.Fprintln(w, "attach\tprograms cannot map files here")
 	}
 	fmt.Fprintf(w, "appliance\t%s, up %s\n", st.Version, (time.Duration(st.UptimeS) * time.Second).String())
 }
