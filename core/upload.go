@@ -61,9 +61,12 @@ func (fs *FS) NewUpload(ctx context.Context, n NewNode) (*Upload, error) {
 //
 // Errors: r's, and those of WriteAt.
 func (u *Upload) ReadFrom(r io.Reader) (int64, error) {
-	buf := make([]byte, chunkSize)
+	buf := make([]byte, firstChunk) // grows with the body: thousands of small uploads may be under way
 	total := int64(0)
 	for {
+		if total > 0 && len(buf) < chunkSize {
+			buf = make([]byte, min(4*len(buf), chunkSize))
+		}
 		n, rerr := fill(r, buf)
 		if n > 0 {
 			m, err := u.fs.WriteAt(u.ctx, u.in.ino, buf[:n], u.size)
@@ -93,6 +96,9 @@ func fill(r io.Reader, buf []byte) (n int, err error) {
 	}
 	return n, err
 }
+
+// firstChunk is how much of an upload is read at first, in bytes.
+const firstChunk = 64 << 10
 
 // Ino is the number of the inode in the making.
 func (u *Upload) Ino() format.Ino { return u.in.ino }
