@@ -129,7 +129,7 @@ func (b *benchCoreCmd) fsyncs(fs *core.FS, f *coreFigures) error {
 	if _, err := fs.Sync(ctx); err != nil {
 		return err
 	}
-	commits := fs.Status().CommitTotal
+	generation := fs.Status().Generation
 	each := b.Fsyncs / b.Threads
 	errs := make([]error, b.Threads)
 	var wg sync.WaitGroup
@@ -155,7 +155,7 @@ func (b *benchCoreCmd) fsyncs(fs *core.FS, f *coreFigures) error {
 	}
 	wg.Wait()
 	f.OverwriteFsync = perSecond(each*b.Threads, start)
-	f.CommitsPerFsync = float64(fs.Status().CommitTotal-commits) / float64(each*b.Threads)
+	f.CommitsPerFsync = float64(fs.Status().Generation-generation) / float64(each*b.Threads)
 	for _, err := range errs {
 		if err != nil {
 			return err
