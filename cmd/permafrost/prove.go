@@ -20,7 +20,7 @@ type proveCmd struct {
 	Pages   int           `help:"Pages stored to." default:"8"`
 	Samples int           `help:"Times the image is hashed while frozen." default:"5"`
 	Before  time.Duration `help:"How long the writers run before the freeze." default:"200ms"`
-	Raw     string        `help:"Keep each thread's log of stores, the frozen and the final file and the hashes in this directory." placeholder:"DIR" type:"path"`
+	Raw     string        `help:"Keep all that the verdict is made from in this directory: each thread's log of stores, how far each was, the frozen and the final file, the hashes, the freeze." placeholder:"DIR" type:"path"`
 	NoForks bool          `help:"Do not fork storing children of the writer."`
 }
 
@@ -71,7 +71,8 @@ func (p *proveCmd) Run(c *console) error {
 		return err
 	}
 	if st.Attach == nil {
-		return fmt.Errorf("this appliance takes no attach clients (image on %s): serve an image on tmpfs to prove mapped stores", st.Pmem.Domain)
+		return fmt.Errorf("programs cannot map files of this appliance (its image is on %s; the line \"attach\" at its start says why): "+
+			"to prove mapped stores, serve an image on tmpfs as root or with CAP_SYS_PTRACE", st.Pmem.Domain)
 	}
 	o := proveOptions{pattern: pattern{p.Clients, p.Threads, p.Pages}, samples: max(p.Samples, 2), before: p.Before,
 		forks: !p.NoForks, attach: st.Attach.Socket, path: fmt.Sprintf("/.prove-%d-%d", os.Getpid(), time.Now().UnixNano()), raw: p.Raw}
@@ -233,7 +234,8 @@ func frozenPart(ctx context.Context, api *apiClient, o proveOptions, b *board, w
 	if err := waitHeld(ctx, b, o, data); err != nil {
 		return err
 	}
-	v.judgeFrozen(o, b, requested, data)
+	held := b.state()
+	v.judgeFrozen(o, held, requested, data)
 
 	var t wireThaw
 	if _, err := api.call(ctx, "POST", "/thaw", params("hold", fr.Hold), &t); err != nil {
@@ -246,13 +248,16 @@ func frozenPart(ctx context.Context, api *apiClient, o proveOptions, b *board, w
 	if v.HashChanges > 0 {
 		v.fail("the image changed while frozen: %d of %d hashes differ from the first", v.HashChanges, v.HashSamples)
 	}
-	if err := writeRaw(o.raw, "hashes.json", hashes); err != nil {
-		return err
+	if o.raw == "" {
+		return nil
 	}
-	if o.raw != "" {
-		return os.WriteFile(filepath.Join(o.raw, "frozen.bin"), data, 0o644)
+	record, err := api.call(ctx, "GET", fmt.Sprintf("/freezes/%d", fr.ID), nil, nil)
+	if err != nil {
+		return fmt.Errorf("the record of the freeze: %w", err)
 	}
-	return nil
+	return errors.Join(writeRaw(o.raw, "freeze.json", json.RawMessage(record)), writeRaw(o.raw, "requested.json", requested),
+		writeRaw(o.raw, "board-frozen.json", held), writeRaw(o.raw, "hashes.json", hashes),
+		os.WriteFile(filepath.Join(o.raw, "frozen.bin"), data, 0o644))
 }
 
 // waitProbes returns when every probe has begun and had time to land, if it

@@ -13,8 +13,9 @@ import (
 )
 
 // judgeFrozen compares what the threads say with the file as it is frozen.
-// requested holds the stores completed before the freeze was asked for.
-func (v *verdict) judgeFrozen(o proveOptions, b *board, requested []uint64, data []byte) {
+// requested holds the stores completed before the freeze was asked for, held the
+// board while frozen.
+func (v *verdict) judgeFrozen(o proveOptions, held *boardState, requested []uint64, data []byte) {
 	if want := o.Pages * provePageSize; len(data) < want {
 		v.fail("the frozen file has %d bytes where %d were mapped", len(data), want)
 		return
@@ -25,7 +26,7 @@ func (v *verdict) judgeFrozen(o proveOptions, b *board, requested []uint64, data
 		if inImage < requested[w] {
 			v.fail("writer %d had completed store %d before the freeze was asked for; the image has %d", w, requested[w], inImage)
 		}
-		done, started := atomic.LoadUint64(b.done(w)), atomic.LoadUint64(b.started(w))
+		done, started := held.Writers[w].Done, held.Writers[w].Started
 		if done > inImage {
 			v.StoresDuring += done - inImage
 		}
@@ -41,7 +42,7 @@ func (v *verdict) judgeFrozen(o proveOptions, b *board, requested []uint64, data
 	}
 	for cl := range o.Clients {
 		for page := range o.Pages {
-			if atomic.LoadUint64(b.done(b.probeRow(cl, page))) == 0 {
+			if held.Probes[cl][page].Done == 0 {
 				v.ProbesHeld++
 				continue
 			}
@@ -83,22 +84,22 @@ func thawedPart(ctx context.Context, api *apiClient, o proveOptions, b *board, w
 	if err != nil {
 		return err
 	}
+	final := b.state()
 	for w := range o.writers() {
-		done := atomic.LoadUint64(b.done(w))
-		if n, first := o.wrongCells(data, w, done); n > 0 {
+		if n, first := o.wrongCells(data, w, final.Writers[w].Done); n > 0 {
 			v.StoresLost += uint64(n)
 			v.fail("stores are lost after the thaw: %s", first)
 		}
 	}
 	for cl := range o.Clients {
 		for page := range o.Pages {
-			if v.FreezeID != 0 && atomic.LoadUint64(b.done(b.probeRow(cl, page))) == 0 {
+			if v.FreezeID != 0 && final.Probes[cl][page].Done == 0 {
 				v.fail("the store of client %d that was held at page %d never landed", cl, page)
 			}
 		}
 	}
 	if o.raw != "" {
-		if err := writeRaw(o.raw, "completed.json", b.dones()); err != nil {
+		if err := writeRaw(o.raw, "board-final.json", final); err != nil {
 			return err
 		}
 		return os.WriteFile(filepath.Join(o.raw, "final.bin"), data, 0o644)

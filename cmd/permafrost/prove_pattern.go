@@ -135,6 +135,38 @@ func (b *board) done(row int) *uint64    { return client.Word(b.mem, row*proveSl
 func (b *board) probeRow(client, page int) int { return b.p.writers() + client*b.p.Pages + page }
 func (b *board) forkRow(client int) int        { return b.p.writers() + b.p.Clients*b.p.Pages + client }
 
+// rowState is how far a writer or a probe is.
+type rowState struct {
+	Started uint64 `json:"started"` // the store it has begun last
+	Done    uint64 `json:"done"`    // the last one that it knows completed
+}
+
+// boardState is a copy of the board, from which a run is judged.
+type boardState struct {
+	Writers []rowState   `json:"writers"`
+	Probes  [][]rowState `json:"probes"` // by client, then by page
+}
+
+// state copies the board. Of each row done is read first: a row never seems to
+// have completed what it had not begun.
+func (b *board) state() *boardState {
+	row := func(n int) rowState {
+		done := atomic.LoadUint64(b.done(n))
+		return rowState{Started: atomic.LoadUint64(b.started(n)), Done: done}
+	}
+	s := &boardState{Writers: make([]rowState, b.p.writers()), Probes: make([][]rowState, b.p.Clients)}
+	for w := range s.Writers {
+		s.Writers[w] = row(w)
+	}
+	for cl := range s.Probes {
+		s.Probes[cl] = make([]rowState, b.p.Pages)
+		for page := range s.Probes[cl] {
+			s.Probes[cl][page] = row(b.probeRow(cl, page))
+		}
+	}
+	return s
+}
+
 // dones copies how many stores every writer has completed.
 func (b *board) dones() []uint64 {
 	v := make([]uint64, b.p.writers())

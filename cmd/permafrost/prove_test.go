@@ -135,3 +135,70 @@ func TestPatternFindsEveryGap(t *testing.T) {
 		}
 	}
 }
+
+// TestProveRaw: what --raw leaves is enough to recompute the verdict, by the
+// program in docs/TESTING.md, and tampering with any of it is seen.
+func TestProveRaw(t *testing.T) {
+	python, err := exec.LookPath("python3")
+	if err != nil {
+		t.Skip("python3 is not installed")
+	}
+	if err := exec.Command(python, "-c", "import sys; sys.exit(sys.version_info < (3, 11))").Run(); err != nil {
+		t.Skip("the program needs Python 3.11")
+	}
+	text, err := os.ReadFile("../../docs/TESTING.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, code, _ := strings.Cut(string(text), "```python\n")
+	code, _, ok := strings.Cut(code, "```")
+	if !ok {
+		t.Fatal("docs/TESTING.md has no program")
+	}
+	s := newServer(t, "")
+	raw := filepath.Join(s.dir, "raw")
+	out, err := program(t, time.Minute, "prove", "--json", "--socket", s.socket, "--raw", raw, "--clients", "2", "--threads", "2", "--before", "20ms")
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	said := decode[map[string]any](t, out)
+	recompute := func() (string, error) {
+		out, err := exec.Command(python, "-c", code, raw).CombinedOutput()
+		return string(out), err
+	}
+	out, err = recompute()
+	if err != nil {
+		t.Fatalf("the program does not find it proved: %v\n%s", err, out)
+	}
+	for name, v := range decode[map[string]any](t, out) {
+		if said[name] != v {
+			t.Errorf("%s is %v in the verdict and %v from the evidence", name, said[name], v)
+		}
+	}
+	for name, change := range map[string][2]string{
+		"requested.json":    {"[\n", "[\n99999999,"},
+		"board-frozen.json": {"\"done\": 0\n", "\"done\": 1\n"},
+		"board-final.json":  {"\"done\": 1\n", "\"done\": 0\n"},
+		"hashes.json":       {`"sha256": "`, `"sha256": "0`},
+		"freeze.json":       {`"thawed"`, `"expired"`},
+	} {
+		path := filepath.Join(raw, name)
+		was, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		changed := strings.Replace(string(was), change[0], change[1], 1)
+		if changed == string(was) {
+			t.Errorf("%s has no %s", name, change[0])
+		}
+		if err := os.WriteFile(path, []byte(changed), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := recompute(); exitCode(err) != 1 || strings.Contains(out, "Traceback") {
+			t.Errorf("a change of %s is not seen: %v %s", name, err, out)
+		}
+		if err := os.WriteFile(path, was, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
