@@ -26,7 +26,7 @@ func (s *Server) eventRoute() {
 		method: http.MethodGet, pattern: "/events", id: "events", tag: tagInspect,
 		summary: "Events as they happen",
 		description: "Server-sent events. Ids are rows of the ledger: a client that comes back with Last-Event-ID gets what it missed. " +
-			"Events without an id could not be written to the ledger yet. The first comment opens the stream, the next says that the replay is done, and one comes every 15 s from then on. The stream ends when the appliance stops.",
+			"Events without an id could not be written to the ledger yet. The first comment opens the stream, one says that a replay is done, and then one comes every 15 s. The stream ends when the appliance stops.",
 		answers:  []answer{{status: 200, describe: "The stream.", media: mediaEvents}},
 		problems: []*kind{kindLedger, kindTooManyEvents, kindShuttingDown},
 	}, s.getEvents)
