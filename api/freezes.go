@@ -39,13 +39,16 @@ type page[T any] struct {
 	NextCursor *string `json:"next_cursor" doc:"Continues the list; null at its end."`
 }
 
-// newPage makes a page of rows; a full page may have more behind it.
+// newPage makes a page of up to limit rows. One row more than that was asked
+// for, and says whether there is a next page.
 func newPage[R, T any](rows []R, limit int, view func(*R) T, cursor func(*R) int64) page[T] {
+	more := len(rows) > limit
+	rows = rows[:min(limit, len(rows))]
 	p := page[T]{Items: make([]T, 0, len(rows))}
 	for i := range rows {
 		p.Items = append(p.Items, view(&rows[i]))
 	}
-	if len(rows) == limit {
+	if more {
 		next := strconv.FormatInt(cursor(&rows[limit-1]), 10)
 		p.NextCursor = &next
 	}
@@ -97,7 +100,7 @@ func (s *Server) listFreezes(w http.ResponseWriter, r *http.Request, p *freezesP
 	if err != nil {
 		return err
 	}
-	q := store.FreezeQuery{State: p.State, Holder: p.Holder, Limit: limit}
+	q := store.FreezeQuery{State: p.State, Holder: p.Holder, Limit: limit + 1}
 	if p.Since != nil {
 		q.Since = *p.Since
 	}
@@ -110,11 +113,17 @@ func (s *Server) listFreezes(w http.ResponseWriter, r *http.Request, p *freezesP
 			return ledgerProblem(err)
 		}
 	}
-	full := len(rows) == limit
 	items := s.overlay(rows, q)
 	v := page[*FreezeView]{Items: items[:min(limit, len(items))]}
-	if full || len(items) > limit {
-		next := strconv.FormatUint(v.Items[len(v.Items)-1].ID, 10)
+	var last uint64
+	switch {
+	case len(items) > limit:
+		last = items[limit-1].ID
+	case len(rows) > limit: // some of them are not what was asked for any more
+		last = uint64(rows[limit].ID)
+	}
+	if last != 0 {
+		next := strconv.FormatUint(last, 10)
 		v.NextCursor = &next
 	}
 	return writeJSON(w, r, http.StatusOK, v)
@@ -199,7 +208,7 @@ func (s *Server) listFreezeInodes(w http.ResponseWriter, r *http.Request, p *fre
 	if err != nil {
 		return err
 	}
-	rows, err := l.FreezeInodes(r.Context(), int64(p.ID), after, limit)
+	rows, err := l.FreezeInodes(r.Context(), int64(p.ID), after, limit+1)
 	if err != nil {
 		return ledgerProblem(err)
 	}
@@ -211,7 +220,7 @@ func (s *Server) listFreezeBlocked(w http.ResponseWriter, r *http.Request, p *fr
 	if err != nil {
 		return err
 	}
-	rows, err := l.FreezeBlocked(r.Context(), int64(p.ID), after, limit)
+	rows, err := l.FreezeBlocked(r.Context(), int64(p.ID), after, limit+1)
 	if err != nil {
 		return ledgerProblem(err)
 	}

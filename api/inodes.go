@@ -153,7 +153,7 @@ func (s *Server) inodeHistory(w http.ResponseWriter, r *http.Request, p *inodePa
 	if p.Cursor != nil {
 		before = int64(*p.Cursor)
 	}
-	rows, err := l.InodeHistory(r.Context(), int64(p.Ino), before, limit)
+	rows, err := l.InodeHistory(r.Context(), int64(p.Ino), before, limit+1)
 	if err != nil {
 		return ledgerProblem(err)
 	}

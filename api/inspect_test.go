@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"permafrost/core/freeze"
+	"permafrost/store"
 )
 
 // TestReadsWhileHeld: with the file system frozen and 100 callers held,
@@ -103,6 +104,28 @@ func TestHistory(t *testing.T) {
 	}
 	if len(got) != len(ids) {
 		t.Errorf("listed %v of %v", got, ids)
+	}
+	// A last page that is exactly full has no next one.
+	for _, list := range []string{"/freezes?limit=7", "/freezes?limit=1000", "/freezes?holder=odd&limit=3"} {
+		if v := r.call("GET", list, nil).want(200).json(); v["next_cursor"] != nil {
+			t.Errorf("%s: next_cursor %v", list, v["next_cursor"])
+		}
+	}
+	r.ledger.RecordFound([]store.FoundInode{{FreezeID: 1, Ino: 1, Path: "/", FoundAt: time.Now()}, {FreezeID: 1, Ino: 1, Path: "/", FoundAt: time.Now()}})
+	r.ledger.RecordBlocked([]store.Blocked{{FreezeID: 1, Gate: "write", Since: time.Now()}, {FreezeID: 1, Gate: "write", Since: time.Now()}})
+	r.flush()
+	for _, list := range []string{"/freezes/1/inodes", "/freezes/1/blocked", "/inodes/1/history"} {
+		v := r.call("GET", list+"?limit=1", nil).want(200).json()
+		if v["next_cursor"] == nil || len(v["items"].([]any)) != 1 {
+			t.Fatalf("%s, one of two: %v", list, v)
+		}
+		v = r.call("GET", list+"?limit=1&cursor="+v["next_cursor"].(string), nil).want(200).json()
+		if v["next_cursor"] != nil || len(v["items"].([]any)) != 1 {
+			t.Errorf("%s, the second of two: %v", list, v)
+		}
+		if v = r.call("GET", list+"?limit=2", nil).want(200).json(); v["next_cursor"] != nil || len(v["items"].([]any)) != 2 {
+			t.Errorf("%s, both: %v", list, v)
+		}
 	}
 	if n := len(r.call("GET", "/freezes?holder=odd", nil).want(200).json()["items"].([]any)); n != 3 {
 		t.Errorf("%d freezes of odd", n)

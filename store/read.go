@@ -13,7 +13,7 @@ import (
 // Lists give defaultLimit rows when none is asked for, and maxLimit at most.
 const (
 	defaultLimit = 100
-	maxLimit     = 1000
+	maxLimit     = 1001 // a page of a thousand, and whether there is a next one
 )
 
 func clampLimit(n int) int {
