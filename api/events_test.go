@@ -29,15 +29,20 @@ func (r *rig) events(query string, headers ...string) *eventReader {
 		r.t.Fatalf("/events: %d %v", resp.StatusCode, resp.Header)
 	}
 	e := &eventReader{t: r.t, resp: resp, lines: make(chan string, 20)}
+	left := make(chan struct{})
 	go func() {
 		defer close(e.lines)
 		sc := bufio.NewScanner(resp.Body)
 		sc.Buffer(nil, 1<<20)
 		for sc.Scan() {
-			e.lines <- sc.Text()
+			select {
+			case e.lines <- sc.Text():
+			case <-left: // with lines that nobody wanted
+				return
+			}
 		}
 	}()
-	r.t.Cleanup(func() { _ = resp.Body.Close() })
+	r.t.Cleanup(func() { close(left); _ = resp.Body.Close() })
 	if first := e.line(); !strings.HasPrefix(first, ":") {
 		r.t.Fatalf("the stream begins with %q", first)
 	}
