@@ -25,7 +25,7 @@ type statusView struct {
 	DirtyPages     uint64               `json:"dirty_pages_total" doc:"Pages stored to and not yet flushed."`
 	Mappings       uint64               `json:"mappings_total" doc:"Shared mappings of programs."`
 	Blocked        uint64               `json:"blocked_total" doc:"Callers held now."`
-	BadBlocks      uint64               `json:"bad_blocks_total" doc:"Blocks that could not be read."`
+	BadBlocks      uint64               `json:"bad_blocks_total" doc:"Blocks retired because they were bad: never allocated again."`
 	PendingOrphans uint64               `json:"pending_orphans_total" doc:"Unlinked inodes whose blocks are not freed yet."`
 	EventsDropped  uint64               `json:"events_dropped_total" doc:"Events nobody took in time."`
 	Ledger         ledgerView           `json:"ledger" doc:"The record of events."`

@@ -53,7 +53,7 @@ func (fs *FS) Status() Status {
 			Free: sp.Free * format.BlockSize},
 		InodesTotal: c.Inodes, InodesCached: uint64(fs.cache.count.Load()),
 		InodesDirty: uint64(fs.dirty.inodes.Load()), DirtyPages: uint64(fs.dirty.pages.Load()),
-		Mappings: uint64(fs.mappings.count()), Blocked: uint64(f.Blocked),
+		BadBlocks: fs.store.BadBlockCount(), Mappings: uint64(fs.mappings.count()), Blocked: uint64(f.Blocked),
 		Degraded: fs.store.Err(), Recovery: fs.mounted.RecoveryTime, AllocatorRebuilt: fs.mounted.Rebuilt,
 		TreeDepth: fs.store.Depth(), FsyncTotal: fs.fsyncs.Load(), CommitTotal: fs.commits.total.Load(),
 		FaultTotal: fs.faults.Load(), OpsTotal: fs.ops.byName(),

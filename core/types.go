@@ -192,8 +192,8 @@ type Status struct {
 	DirtyPages        uint64
 	Mappings          uint64
 	Blocked           uint64
-	BadBlocks         uint64
-	Degraded          error // the ERROR state's cause, nil when well
+	BadBlocks         uint64 // retired: never allocated again
+	Degraded          error  // the ERROR state's cause, nil when well
 	Recovery          time.Duration
 	AllocatorRebuilt  bool
 	TreeDepth         int

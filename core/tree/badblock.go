@@ -30,6 +30,7 @@ func (t *Tx) RetireBlock(b format.Block) error {
 		}
 		return fmt.Errorf("retire block %d: %w", b, err)
 	}
+	t.s.badBlocks.Add(1)
 	if fresh {
 		t.s.counters.data.Add(1)
 	}
@@ -44,6 +45,17 @@ func (s *Store) BadBlocks(fn func(b format.Block) bool) error {
 	from := Key{Kind: format.KindBadBlock}
 	to := Key{Kind: format.KindBadBlock + 1}
 	return s.Scan(from, to, func(k Key, _ []byte) bool { return fn(format.Block(k.Off)) })
+}
+
+// BadBlockCount is how many blocks are retired. O(1).
+func (s *Store) BadBlockCount() uint64 { return s.badBlocks.Load() }
+
+// countBadBlocks counts what earlier mounts retired. Records that cannot be
+// read are left out: reading them is check's business, and mounting goes on.
+func (s *Store) countBadBlocks() {
+	n := uint64(0)
+	_ = s.BadBlocks(func(format.Block) bool { n++; return true })
+	s.badBlocks.Store(n)
 }
 
 // retire takes b out of the free blocks, and reports whether it was one; a

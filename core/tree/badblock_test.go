@@ -25,6 +25,13 @@ func TestRetireBlock(t *testing.T) {
 		owned = b + 3
 	})
 	free := s.Space().Free
+	wantBad := func(want uint64) {
+		t.Helper()
+		if n := s.BadBlockCount(); n != want {
+			t.Fatalf("%d bad blocks, want %d", n, want)
+		}
+	}
+	wantBad(0)
 	const loose = format.Block(500)
 	for range 2 {
 		update(t, s, Reserve{Nodes: 10}, func(tx *Tx) {
@@ -38,12 +45,14 @@ func TestRetireBlock(t *testing.T) {
 			}
 		})
 	}
+	wantBad(2) // retiring again counts nothing
 	checkStore(t, s)
 	if got := s.Space(); got.Free+got.PendingFree < free-4 || got.Free > free-1 {
 		t.Fatalf("%+v, %d blocks were free", got, free)
 	}
 	finish(t, s, m)
 	s = mustOpen(t, m, testOptions())
+	wantBad(2)
 	var bad []format.Block
 	if err := s.BadBlocks(func(b format.Block) bool { bad = append(bad, b); return true }); err != nil {
 		t.Fatal(err)

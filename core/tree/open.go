@@ -55,6 +55,7 @@ func open(m pmem.Medium, o Options) (*Store, error) {
 			return nil, err
 		}
 	}
+	s.countBadBlocks()
 	s.mount.recovery = time.Since(start)
 	return s, nil
 }

@@ -66,6 +66,8 @@ type Store struct {
 
 	counters liveCounters // atomics
 
+	badBlocks atomic.Uint64 // blocks with a record of KindBadBlock
+
 	openGen   atomic.Uint64 // written under groupMu and treeMu
 	openNodes atomic.Int64  // live nodes of the open group
 	dirty     atomic.Bool   // the open group has changes; cleared by the seal
