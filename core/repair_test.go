@@ -310,6 +310,9 @@ func (p *patient) repairedRing(r *Report) {
 	root := sv.Commit().Roots[0]
 	reach := 0
 	for _, l := range sv.Slots() {
+		if l.Err != nil {
+			p.t.Errorf("slot %d is still damaged: %v", l.Block, l.Err)
+		}
 		if l.Reach {
 			reach++
 			if l.Record.Roots[0] != root || l.Record.Generation > r.Generation {

@@ -40,9 +40,10 @@ var ErrUnsteady = errors.New("the image does not read the same twice; copy it to
 // are written to blocks outside Keep. What cannot be read is not part of it.
 //
 // Order: every node, fence, one commit record, fence: a crash in between
-// leaves the image as it was. Only then are damaged slots behind the record
-// written over, and the two slots that the next mount could fall back to, all
-// with records of the new tree.
+// leaves the image as it was. Only then follow more records of the new tree:
+// two, so that the next mount cannot fall back to another, and as many as it
+// takes to write over every damaged slot. One that stayed would look like a
+// newer commit when the ring comes round to it.
 //
 // Errors: ErrNoSpace if there are not enough blocks outside Keep, ErrUnsteady,
 // ErrBadRecord, ctx's, the medium's. With an error the record is returned if it
@@ -302,11 +303,13 @@ func (w *rewriter) commit(root format.Root) (*format.CommitRecord, error) {
 	if err := w.b.Fence(); err != nil {
 		return nil, fmt.Errorf("fence of the nodes: %w", err)
 	}
-	for next := *rec; ; next.Generation++ {
-		past := uint64(next.Generation - w.gen)
-		if past > format.MaxFallback && (w.s.slot(next.Generation).Err == nil || past >= uint64(len(w.s.slots))) {
-			return rec, nil
+	last := w.gen + format.MaxFallback
+	for g := last; g < w.gen+format.Generation(len(w.s.slots)); g++ {
+		if w.s.slot(g).Err != nil {
+			last = g
 		}
+	}
+	for next := *rec; next.Generation <= last; next.Generation++ {
 		if err := writeSlot(w.b, &w.s.super, &next); err != nil {
 			return rec, err
 		}
@@ -314,6 +317,7 @@ func (w *rewriter) commit(root format.Root) (*format.CommitRecord, error) {
 			return rec, fmt.Errorf("fence of commit record %d: %w", next.Generation, err)
 		}
 	}
+	return rec, nil
 }
 
 // RestoreSuperblocks writes both superblocks anew if one of them is damaged or
