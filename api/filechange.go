@@ -209,9 +209,23 @@ func (s *Server) patchFile(w http.ResponseWriter, r *http.Request, p *patchParam
 // writeBodyAt copies a body into a file, a chunk at a time: a slow sender never
 // stands inside the gate.
 func (s *Server) writeBodyAt(pass *passage, r *http.Request, ino format.Ino, off int64) error {
+	start := off
+	first, err := firstBytes(r)
+	if err != nil {
+		return s.problemOf(err).with("written_bytes", 0)
+	}
+	if len(first) > 0 {
+		m, err := s.fs().WriteAt(pass, ino, first, off)
+		off += int64(m)
+		if pass.step(err) != nil {
+			return s.problemOf(err).with("written_bytes", off-start)
+		}
+	}
+	if len(first) < firstChunk {
+		return nil // that was all of it
+	}
 	buf := copyBuffers.Get().(*[]byte)
 	defer copyBuffers.Put(buf)
-	start := off
 	for {
 		n, end, rerr := readFull(r.Body, *buf)
 		if n > 0 {

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -115,12 +116,16 @@ func (s *Server) upload(w http.ResponseWriter, r *http.Request, pass *passage, f
 	if err != nil {
 		return err
 	}
+	first, err := firstBytes(r)
+	if err != nil {
+		return err
+	}
 	up, err := s.fs().NewUpload(pass, node)
 	if pass.step(err) != nil {
 		return err
 	}
 	defer func() { _ = up.Close() }() // after Commit it has nothing left to drop
-	if _, err := up.ReadFrom(source{r.Body}); err != nil {
+	if _, err := up.ReadFrom(io.MultiReader(bytes.NewReader(first), source{r.Body})); err != nil {
 		var src *sourceError
 		if errors.As(err, &src) {
 			return bodyProblem(src.err)
@@ -141,6 +146,26 @@ func (s *Server) upload(w http.ResponseWriter, r *http.Request, pass *passage, f
 	}
 	w.Header().Set("ETag", fileETag(&a, false))
 	return created(w, fp, !replaced)
+}
+
+// firstChunk is how much of a body is read before the gate, in bytes.
+const firstChunk = 64 << 10
+
+// firstBytes reads a body's beginning. A body that is read to its end before its
+// request waits at the gate is worth two things: the server notices when the
+// requester leaves, which it cannot while bytes are left to be read; and what
+// is held is no larger than the body.
+func firstBytes(r *http.Request) ([]byte, error) {
+	n := int64(firstChunk)
+	if r.ContentLength >= 0 {
+		n = min(n, r.ContentLength+1) // one more, to see the end
+	}
+	buf := make([]byte, n)
+	m, _, err := readFull(r.Body, buf)
+	if err != nil {
+		return nil, bodyProblem(err)
+	}
+	return buf[:m], nil
 }
 
 // replaceable says whether an upload may take the name of old. It is called

@@ -14,6 +14,7 @@ type hold struct {
 	Hold
 	fr       *freeze // immutable
 	token    string  // immutable; "" for a hold of an earlier life: its secret is not on record
+	told     int     // requesters that were given it and have not abandoned it: replays of its key count
 	reported bool    // lost, and somebody was told since of its freeze
 }
 
@@ -70,7 +71,7 @@ func holdID(freezeID uint64, n int) string {
 
 // addHoldLocked makes the next hold of a freeze that stands, from now on.
 func (f *Freezer) addHoldLocked(fr *freeze, r *Request, token string, now time.Time) *hold {
-	h := &hold{fr: fr, token: token, Hold: Hold{
+	h := &hold{fr: fr, token: token, told: 1, Hold: Hold{
 		ID: holdID(fr.id, len(fr.holds)+1), FreezeID: fr.id, Holder: r.Holder, Reason: r.Reason,
 		Since: now, ExpiresAt: now.Add(r.Lease), Lease: r.Lease, HasToken: r.RequireToken, Key: r.Key}}
 	fr.holds = append(fr.holds, h)

@@ -75,7 +75,7 @@ func (f *Freezer) renewLocked(r RenewRequest) (Record, Hold, error) {
 	now := f.clock.Now()
 	f.expireLocked(now)
 	if r.Lease <= 0 {
-		return Record{}, Hold{}, bad("lease must be longer than 0")
+		return Record{}, Hold{}, bad("lease", "lease must be longer than 0")
 	}
 	h, err := f.standingHoldLocked(r.Hold, r.Holder, r.Token, now)
 	if err != nil {

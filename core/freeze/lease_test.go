@@ -358,6 +358,8 @@ func TestIdempotencyKey(t *testing.T) {
 		}
 		// Abandoned: to its requester it never was, the key is free again.
 		f.Abandon(o2.h.ID)
+		wantLevel(t, f, Complete) // the other has it still
+		f.Abandon(o3.h.ID)
 		wantLevel(t, f, Unfrozen)
 		if o, h := mustFreeze(t, f, r); h.ID == o2.h.ID || o.State != StateFrozen {
 			t.Errorf("%+v", o)

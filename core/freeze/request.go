@@ -58,31 +58,33 @@ func (f *Freezer) check(r *Request) error {
 	}
 	switch {
 	case r.Lease <= 0:
-		return bad("lease must be longer than 0")
+		return bad("lease", "lease must be longer than 0")
 	case r.Lease > f.cfg.MaxLease:
 		return &Refusal{Err: ErrOverCap, Detail: "lease may be at most " + f.cfg.MaxLease.String()}
 	case r.Patience < 0 || r.Patience > f.cfg.MaxLease:
-		return bad("patience must be between 0 and " + f.cfg.MaxLease.String())
+		return bad("patience", "patience must be between 0 and "+f.cfg.MaxLease.String())
 	case r.Wait < 0 || r.Wait > MaxWait:
-		return bad("wait must be between 0 and " + MaxWait.String())
+		return bad("wait", "wait must be between 0 and "+MaxWait.String())
 	case r.Holder == "":
-		return bad("holder must not be empty")
+		return bad("holder", "holder must not be empty")
 	}
 	for _, t := range [...]struct {
 		name, value string
 		max         int
 	}{{"holder", r.Holder, maxHolder}, {"reason", r.Reason, maxReason}, {"idempotency key", r.Key, maxKey}} {
 		if len(t.value) > t.max {
-			return bad(fmt.Sprintf("%s may be at most %d bytes", t.name, t.max))
+			return bad(t.name, fmt.Sprintf("%s may be at most %d bytes", t.name, t.max))
 		}
 		if !utf8.ValidString(t.value) || strings.ContainsFunc(t.value, unicode.IsControl) {
-			return bad(t.name + " must be text without control characters")
+			return bad(t.name, t.name+" must be text without control characters")
 		}
 	}
 	return nil
 }
 
-func bad(detail string) error { return &Refusal{Err: ErrBadRequest, Detail: detail} }
+func bad(parameter, detail string) error {
+	return &Refusal{Err: ErrBadRequest, Parameter: parameter, Detail: detail}
+}
 
 // claimKey makes this request the one that answers for its key, or replays the
 // answer there is, waiting for it if the first request is still in flight.
@@ -102,6 +104,7 @@ func (f *Freezer) claimKey(ctx context.Context, r *Request) (rec Record, h Hold,
 		case !e.matches(r):
 			return Record{}, Hold{}, false, &Refusal{Err: ErrKeyReused, Detail: "use a new key for a new freeze, or repeat the same parameters"}
 		case e.hold != nil && (e.hold.stands() || e.hold.End == endThawed):
+			e.hold.told++
 			return f.recordLocked(e.hold.fr), e.hold.answer(), true, nil
 		case e.hold != nil:
 			return Record{}, Hold{}, false, f.lostLocked(e.hold, f.clock.Now())

@@ -129,14 +129,18 @@ func (f *Freezer) thawHoldLocked(h *hold, end, by string, now time.Time) ThawRes
 }
 
 // Abandon takes back a hold whose requester could not be given the answer: to
-// it the freeze never was. A hold that has ended is left as it is.
+// it the freeze never was. A hold that has ended is left as it is, and so is one
+// that another request with the same idempotency key was given: Abandon is
+// called once for each answer of Freeze that was lost.
 func (f *Freezer) Abandon(holdID string) {
 	f.mu.Lock()
 	now := f.clock.Now()
 	f.expireLocked(now)
 	if h := f.book.byID[holdID]; h != nil && h.stands() {
-		f.forgetKeyLocked(h.Key)
-		f.thawHoldLocked(h, endRolledBack, "", now)
+		if h.told--; h.told <= 0 {
+			f.forgetKeyLocked(h.Key)
+			f.thawHoldLocked(h, endRolledBack, "", now)
+		}
 	}
 	f.mu.Unlock()
 	f.out.flush()

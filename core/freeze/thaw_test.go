@@ -304,6 +304,31 @@ func TestAbandon(t *testing.T) {
 	f.Abandon("nonsense")
 }
 
+// TestAbandonOfOneAnswer: a key's hold was given to several requests. It stands
+// while one of them has it, whichever answers are lost, in whatever order.
+func TestAbandonOfOneAnswer(t *testing.T) {
+	f := newFreezer(t, Config{})
+	r := ask("a", time.Minute)
+	r.Key = "k"
+	_, h := mustFreeze(t, f, r)
+	mustFreeze(t, f, r)
+	mustFreeze(t, f, r)
+	f.Abandon(h.ID)
+	f.Abandon(h.ID)
+	wantLevel(t, f, Complete)
+	mustFreeze(t, f, r)
+	f.Abandon(h.ID)
+	if res := mustThaw(t, f, ThawRequest{Hold: h.ID}); !res.Changed || !res.Held {
+		t.Errorf("%+v", res)
+	}
+	r.Key = "l"
+	_, h = mustFreeze(t, f, r)
+	mustFreeze(t, f, r)
+	f.Abandon(h.ID)
+	f.Abandon(h.ID)
+	wantLevel(t, f, Unfrozen)
+}
+
 func TestRestore(t *testing.T) {
 	t0 := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	past := func(id string, fid uint64, holder, end string, st State, frozen bool) PastHold {

@@ -75,6 +75,7 @@ type Refusal struct {
 	Hold       string   // the hold meant, if known
 	HoldEnd    string   // how it ended: expired, forced, interrupted
 	WaitingFor []string // whom a timed-out freeze waited for
+	Parameter  string   // a bad request: what of it is bad, such as lease
 	Detail     string   // one sentence that says what to do
 }
 
