@@ -19,6 +19,9 @@ func hostName(host string) string {
 	return strings.TrimSuffix(strings.ToLower(host), ".")
 }
 
+// isProbe says whether a path is asked for by supervisors, under any name.
+func isProbe(path string) bool { return path == "/livez" || path == "/readyz" }
+
 // withHosts refuses Host headers that name another machine: a page of that name
 // would be same-origin with us (DNS rebinding), which cross-site protection
 // cannot see. The Unix socket has no names, and probes use any.
@@ -28,8 +31,7 @@ func (s *Server) withHosts(next http.Handler) http.Handler {
 		allowed = append(allowed, hostName(h))
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		probe := r.URL.Path == "/livez" || r.URL.Path == "/readyz"
-		if !probe && !callerOf(r).local && !slices.Contains(allowed, hostName(r.Host)) {
+		if !isProbe(r.URL.Path) && !callerOf(r).local && !slices.Contains(allowed, hostName(r.Host)) {
 			s.fail(w, r, problem(kindHostRefused, "the Host header %s is not one this appliance serves; use localhost, or have the operator allow it",
 				shorten(r.Host)).with("host", hostName(r.Host)))
 			return

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"errors"
 	"net/http"
 
 	"permafrost/core"
@@ -110,6 +111,9 @@ func (s *Server) listInodes(w http.ResponseWriter, r *http.Request, p *inodesPar
 	}
 	items, next, err := s.fs().Inodes(r.Context(), core.InodeFilter{Dirty: p.Dirty, Mapped: p.Mapped,
 		PathPrefix: p.PathPrefix, Cursor: p.Cursor, Limit: limit})
+	if errors.Is(err, core.ErrInvalid) { // nothing else of the filter can be invalid
+		return badCursor()
+	}
 	if err != nil {
 		return err
 	}

@@ -151,7 +151,9 @@ func TestHistory(t *testing.T) {
 	r.call("GET", "/freezes?since=yesterday", nil).problem(422, "bad-parameter")
 	r.call("GET", "/inodes/4711", nil).problem(404, "no-such-inode")
 	r.call("GET", "/inodes/4711/history", nil).problem(404, "no-such-inode")
-	r.call("GET", "/inodes?cursor=@@", nil).problem(422, "bad-parameter")
+	if v := r.call("GET", "/inodes?cursor=@@", nil).problem(422, "bad-parameter"); v["parameter"] != "cursor" {
+		t.Errorf("a bad cursor: %v", v)
+	}
 	r.call("GET", "/samples?step=1ms", nil).problem(422, "bad-parameter")
 	r.call("GET", "/samples?from=2030-01-01T00:00:00Z&to=2029-01-01T00:00:00Z", nil).problem(422, "bad-parameter")
 }

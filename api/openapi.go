@@ -124,9 +124,10 @@ func (s *Server) documentAnswer(a *answer) *huma.Response {
 
 // documentProblems lists the refusals of a call, one response a status.
 func (s *Server) documentProblems(d *huma.Operation, op *operation, ps *paramSet) {
-	ks := append([]*kind{kindHostRefused, kindCrossSite, kindInternal}, op.problems...)
-	if len(ps.specs) > 0 || op.verb {
-		ks = append(ks, kindBadParameter)
+	// Every call refuses parameters that it does not know.
+	ks := append([]*kind{kindCrossSite, kindInternal, kindBadParameter}, op.problems...)
+	if !isProbe(op.pattern) {
+		ks = append(ks, kindHostRefused)
 	}
 	if op.verb {
 		ks = append(ks, kindTwoPlaces, kindBadBody, kindMediaType, kindTooLarge, kindBodyTimeout)

@@ -67,6 +67,22 @@ func TestOpenAPIRules(t *testing.T) {
 		}
 		return nil
 	}))
+	// What a call refuses is documented, and no more: probes are served under any name.
+	responses := func(path, status string) string {
+		get := paths[path].(map[string]any)["get"].(map[string]any)["responses"].(map[string]any)
+		answer, _ := get[status].(map[string]any)
+		text, _ := answer["description"].(string)
+		return text
+	}
+	for path, hosts := range map[string]bool{"/livez": false, "/readyz": false, "/status": true} {
+		if got := strings.Contains(responses(path, "403"), "host-refused"); got != hosts {
+			t.Errorf("%s: host-refused documented: %v", path, got)
+		}
+		if !strings.Contains(responses(path, "422"), "bad-parameter") {
+			t.Errorf("%s: no bad-parameter in the document", path)
+		}
+		r.call("GET", path+"?unknown=1", nil).problem(422, "bad-parameter")
+	}
 	ids := map[string]bool{}
 	for path, item := range paths {
 		for method, v := range item.(map[string]any) {

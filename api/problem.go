@@ -173,6 +173,13 @@ func (s *Server) decorate(p *Problem, r *freeze.Refusal) *Problem {
 	if r.Hold != "" {
 		p.with("hold_meant", r.Hold)
 	}
+	if r.Parameter != "" {
+		name := r.Parameter
+		if name == "idempotency key" {
+			name = "Idempotency-Key" // a header here
+		}
+		p.with("parameter", name).with("nearest", name)
+	}
 	if r.HoldEnd != "" {
 		p.with("hold_end", r.HoldEnd)
 	}

@@ -29,7 +29,7 @@ type FreezeView struct {
 	Flushed         flushedView       `json:"flushed" doc:"What was made durable, before and in the window."`
 	WindowFlushed   flushedView       `json:"window_flushed" doc:"What was made durable in the window."`
 	Strategy        string            `json:"strategy" enum:"dirty,walk-all" doc:"How dirty pages were found."`
-	Modes           map[string]string `json:"modes" doc:"How the mappings of each way in were stopped: collect, notify or none."`
+	Modes           map[string]string `json:"modes" doc:"How the mappings of each way in were stopped: protect, collect, notify or none."`
 	LongestWaitUS   float64           `json:"longest_wait_us" doc:"The longest that anybody was held."`
 	BlockedTotal    uint64            `json:"blocked_total" doc:"Callers that were held."`
 	ImageReadsTotal uint64            `json:"image_reads_total" doc:"Reads of its image that were begun."`

@@ -61,6 +61,10 @@ func (fs *FS) Renew(_ context.Context, r freeze.RenewRequest) (freeze.Record, fr
 	return fs.freezer.Renew(r)
 }
 
+// Abandon takes back a hold whose requester could not be given the answer; see
+// freeze.Freezer.Abandon.
+func (fs *FS) Abandon(holdID string) { fs.freezer.Abandon(holdID) }
+
 // ReadImage copies image bytes of a standing freeze: after the copy it checks
 // that the freeze still stands, else freeze.ErrFreezeLost and p is void. io.EOF
 // comes with the bytes before the end of the image.

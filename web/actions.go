@@ -1,7 +1,6 @@
 package web
 
 import (
-	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
@@ -66,10 +65,8 @@ func (u *UI) freeze(r *http.Request) note {
 	}
 	if r.Context().Err() != nil {
 		// The browser left before it could be told: nobody would know of this hold.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), loadTimeout)
-		defer cancel()
-		_, err := u.o.FS.Thaw(ctx, freeze.ThawRequest{Hold: hold.ID, Token: hold.Token})
-		u.o.Logger.Info("freeze undone: the browser left before the answer", "hold", hold.ID, "err", err)
+		u.o.FS.Abandon(hold.ID)
+		u.o.Logger.Info("freeze undone: the browser left before the answer", "hold", hold.ID)
 		return note{Class: "bad", Title: "Undone", Text: "The connection was lost before the answer."}
 	}
 	now := u.o.Now()

@@ -130,6 +130,13 @@ func (f *testFS) Thaw(_ context.Context, r freeze.ThawRequest) (freeze.ThawResul
 	return freeze.ThawResult{FreezeID: 41, Hold: r.Hold, Changed: true, Held: true, Frozen: 12300 * time.Millisecond, Thawed: true}, nil
 }
 
+func (f *testFS) Abandon(holdID string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.asked = append(f.asked, "abandon "+holdID)
+	f.status.State, f.status.Level, f.status.Freeze = "unfrozen", freeze.Unfrozen, nil
+}
+
 func (f *testFS) Renew(_ context.Context, r freeze.RenewRequest) (freeze.Record, freeze.Hold, error) {
 	if err := f.verb(r); err != nil {
 		return freeze.Record{}, freeze.Hold{}, err

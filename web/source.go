@@ -24,6 +24,8 @@ type FS interface {
 	Freeze(ctx context.Context, r freeze.Request) (freeze.Record, freeze.Hold, error)
 	Thaw(ctx context.Context, r freeze.ThawRequest) (freeze.ThawResult, error)
 	Renew(ctx context.Context, r freeze.RenewRequest) (freeze.Record, freeze.Hold, error)
+	// Abandon takes back a hold whose requester could not be told of it.
+	Abandon(holdID string)
 }
 
 // Ledger is what the dashboard reads of the history. A page is shown without
