@@ -26,11 +26,10 @@ type client struct {
 	since   time.Time     // immutable
 	adopted bool          // immutable: taken back after a restart of the server
 
-	failed  []Survivor     // immutable once adopted: mappings of a former server that could not be taken back
-	running sync.WaitGroup // goroutines of this client but its connection's
-	kicked  chan struct{}  // capacity 1: the housekeeper has something to do
-	done    chan struct{}  // closed when the client has ended or the server quits
-	ending  sync.Once
+	failed []Survivor    // immutable once adopted: mappings of a former server that could not be taken back
+	kicked chan struct{} // capacity 1: the housekeeper has something to do
+	done   chan struct{} // closed when the client has ended or the server quits
+	ending sync.Once
 
 	connMu sync.Mutex
 	conn   *wire.Conn // guarded by connMu: nil while not connected
@@ -43,7 +42,6 @@ type client struct {
 	warned   bool                // guarded by evMu: an unregistered range was logged
 	refs     int                 // guarded by evMu: map requests under way
 
-	faults   atomic.Uint64 // stores answered
 	snapshot atomic.Pointer[ClientInfo]
 }
 
@@ -72,7 +70,7 @@ func (c *client) startMember(m *member, pidfd int) {
 	if m.stop, err = m.watch(pidfd); err != nil {
 		c.srv.log.Error("attach: a client is not watched", "process", c.proc.PID, "error", err)
 	}
-	c.running.Add(1)
+	c.srv.running.Add(1)
 	go c.housekeep()
 	c.evMu.Lock()
 	c.joinLocked(m)
@@ -121,7 +119,6 @@ func (c *client) let() {
 		}
 		_ = m.fd.Close() // the client has its own copy
 	}
-	c.running.Wait()
 }
 
 func (c *client) kickLocked() {
@@ -148,7 +145,7 @@ func (c *client) rootLocked() *member {
 // housekeep does what must not be done under evMu: it tells core of changed
 // ranges, ends what is over, keeps the record, and watches processes.
 func (c *client) housekeep() {
-	defer c.running.Done()
+	defer c.srv.running.Done()
 	for {
 		select {
 		case <-c.kicked:

@@ -71,7 +71,7 @@ func (m *member) nameLocked() string {
 
 // serve reads the descriptor and answers faults until the member is gone.
 func (m *member) serve() {
-	defer m.c.running.Done()
+	defer m.c.srv.running.Done()
 	for {
 		start, gone := false, false
 		err := m.fd.Wait(func() bool {
@@ -173,7 +173,7 @@ func (c *client) joinLocked(m *member) {
 	for _, s := range m.spans.list {
 		c.viewLocked(s.m, m)
 	}
-	c.running.Add(1)
+	c.srv.running.Add(1)
 	go m.serve()
 	c.kickLocked()
 }
@@ -264,9 +264,9 @@ func (m *member) goneLocked() {
 func (m *member) kickLocked() {
 	if len(m.queue) > 0 && !m.working && !m.gone {
 		m.working = true
-		m.c.running.Add(1)
+		m.c.srv.running.Add(1)
 		go func() {
-			defer m.c.running.Done()
+			defer m.c.srv.running.Done()
 			m.work()
 		}()
 	}
