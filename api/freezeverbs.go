@@ -93,27 +93,22 @@ func (s *Server) postFreeze(w http.ResponseWriter, r *http.Request, p *freezePar
 	if holder == "" {
 		holder = callerOf(r).name()
 	}
-	begun := s.now()
 	rec, hold, err := s.fs().Freeze(r.Context(), freeze.Request{Holder: holder, Reason: p.Reason, Lease: p.Lease,
 		Patience: p.Patience, Wait: p.Wait, Join: p.Join, RequireToken: p.RequireToken, Key: p.Key, WalkAll: p.Strategy == "walk-all"})
 	if err != nil {
 		return s.freezeProblem(err)
 	}
-	// R6. A replayed hold is older than this request: it was answered before,
-	// and is not ours to take back.
-	ours := !hold.Since.Before(begun)
+	// R6. A hold that a replay was given as well stands until both answers are lost.
 	if isGone(r.Context()) {
-		if ours {
-			s.fs().Freezer().Abandon(hold.ID)
-		}
+		s.fs().Abandon(hold.ID)
 		return r.Context().Err()
 	}
 	err = writeJSON(w, r, http.StatusOK, answerFreeze(&rec, &hold))
 	if err == nil {
 		err = http.NewResponseController(w).Flush()
 	}
-	if err != nil && ours {
-		s.fs().Freezer().Abandon(hold.ID)
+	if err != nil {
+		s.fs().Abandon(hold.ID)
 	}
 	return err
 }
