@@ -526,6 +526,24 @@ func TestRequestsSideBySide(t *testing.T) {
 	r.thaw()
 }
 
+// TestManyHeldRequests: more requests are held than a connection may have in
+// flight. What only reads is answered, and a client that dies is held no more.
+func TestManyHeldRequests(t *testing.T) {
+	r := newRig(t)
+	w := r.attached("/f", 4)
+	r.freeze()
+	for i := range 2 * maxInFlight {
+		w.do("beside 40 15 /new%d 4096", i)
+	}
+	eventually(t, "they are held", func() bool { return len(r.fs.Blocked()) == 2*maxInFlight })
+	if n := w.do("stat /f"); n != 4*4096 {
+		t.Errorf("stat: %d", n)
+	}
+	w.kill()
+	eventually(t, "nobody is held", func() bool { return len(r.fs.Blocked()) == 0 })
+	r.thaw()
+}
+
 func TestExecAndDetachEndMappings(t *testing.T) {
 	r := newRig(t)
 	w := r.attached("/f", 4)

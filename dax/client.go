@@ -324,12 +324,20 @@ func (c *client) disconnect(conn *wire.Conn) {
 func (c *client) serveConn(conn *wire.Conn) {
 	ctx, cancel := context.WithCancelCause(c.srv.ctx)
 	var busy sync.WaitGroup
-	slots := make(chan struct{}, maxInFlight)
+	// Only map requests wait for a thaw. They have slots of their own, more than
+	// a client may have mappings: those beyond are refused at once. So however
+	// many are held, what only reads is answered, and that the client has left
+	// is noticed.
+	quick, maps := make(chan struct{}, maxInFlight), make(chan struct{}, c.srv.opt.MaxMappings+1)
 	for {
 		f, err := conn.Receive(0)
 		if err != nil {
 			c.srv.explain(conn, err)
 			break
+		}
+		slots := quick
+		if f.Type == wire.TypeMap {
+			slots = maps
 		}
 		slots <- struct{}{}
 		if f.Type == wire.TypeBye {

@@ -21,7 +21,7 @@ import (
 
 const (
 	wayIn       = "attach"
-	maxInFlight = 64               // requests of one connection at once
+	maxInFlight = 64               // requests of one connection at once, beside those to map
 	greetLimit  = 10 * time.Second // from connecting to being served
 	frameLimit  = 10 * time.Second // for the rest of a frame that has begun
 )
