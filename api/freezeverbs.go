@@ -9,15 +9,15 @@ import (
 
 // freezeParams are the parameters of POST /freeze.
 type freezeParams struct {
-	Holder       string        `param:"holder" doc:"Who holds it; by default the peer's uid or address." example:"nightly"`
-	Lease        time.Duration `param:"lease" default:"60s" doc:"How long the hold stands if it is not renewed." example:"10m"`
-	Patience     time.Duration `param:"patience" default:"10s" doc:"How long reaching the point in time may take before all is rolled back."`
-	Wait         time.Duration `param:"wait" default:"0s" doc:"How long to wait in line while another freeze stands."`
-	Reason       string        `param:"reason" doc:"Why, for those who ask later."`
-	Join         bool          `param:"join" default:"false" doc:"Share the point in time of a freeze that stands, instead of being refused."`
-	RequireToken bool          `param:"require_token" default:"false" doc:"Only the token of the answer may thaw or renew this hold."`
-	Strategy     string        `param:"strategy" enum:"dirty,walk-all" default:"dirty" doc:"walk-all visits every cached inode: the rival that benchmarks compare with."`
-	Key          string        `header:"Idempotency-Key" doc:"Makes a repeated request answer with the hold that the first one made."`
+	Holder       string         `param:"holder" doc:"Who holds it; by default the peer's uid or address." example:"nightly"`
+	Lease        *time.Duration `param:"lease" doc:"How long the hold stands if it is not renewed: 60s, or the appliance's cap where that is shorter." example:"10m"`
+	Patience     *time.Duration `param:"patience" doc:"How long reaching the point in time may take before all is rolled back: 10s, or the cap where that is shorter." example:"10s"`
+	Wait         time.Duration  `param:"wait" default:"0s" doc:"How long to wait in line while another freeze stands."`
+	Reason       string         `param:"reason" doc:"Why, for those who ask later."`
+	Join         bool           `param:"join" default:"false" doc:"Share the point in time of a freeze that stands, instead of being refused."`
+	RequireToken bool           `param:"require_token" default:"false" doc:"Only the token of the answer may thaw or renew this hold."`
+	Strategy     string         `param:"strategy" enum:"dirty,walk-all" default:"dirty" doc:"walk-all visits every cached inode: the rival that benchmarks compare with."`
+	Key          string         `header:"Idempotency-Key" doc:"Makes a repeated request answer with the hold that the first one made."`
 }
 
 // thawParams are the parameters of POST /thaw.
@@ -30,10 +30,10 @@ type thawParams struct {
 
 // renewParams are the parameters of POST /renew.
 type renewParams struct {
-	Hold   string        `param:"hold" doc:"The hold to renew." example:"12.1"`
-	Holder string        `param:"holder" doc:"Renew this holder's newest hold." example:"nightly"`
-	Lease  time.Duration `param:"lease" default:"60s" doc:"The hold then ends this long from now."`
-	Token  string        `header:"Freeze-Token" doc:"The token of a hold that was made with require_token."`
+	Hold   string         `param:"hold" doc:"The hold to renew." example:"12.1"`
+	Holder string         `param:"holder" doc:"Renew this holder's newest hold." example:"nightly"`
+	Lease  *time.Duration `param:"lease" doc:"The hold then ends this long from now: 60s, or the appliance's cap where that is shorter." example:"10m"`
+	Token  string         `header:"Freeze-Token" doc:"The token of a hold that was made with require_token."`
 }
 
 // freezeAnswer is a freeze with the caller's own hold on it.
@@ -84,8 +84,20 @@ func (s *Server) freezeVerbs() {
 	}, s.postRenew)
 }
 
+// defaultLease and freeze.DefaultPatience stand in for what a request leaves
+// out, as far as the cap allows: a bare POST /freeze always has a meaning.
+const defaultLease = time.Minute
+
+func (s *Server) orDefault(given *time.Duration, or time.Duration) time.Duration {
+	if given != nil {
+		return *given
+	}
+	return min(or, s.opt.LeaseMax)
+}
+
 func (s *Server) postFreeze(w http.ResponseWriter, r *http.Request, p *freezeParams) error {
-	if p.Lease <= 0 {
+	lease, patience := s.orDefault(p.Lease, defaultLease), s.orDefault(p.Patience, freeze.DefaultPatience)
+	if lease <= 0 {
 		return problem(kindBadParameter, "lease=0 would end at once; give a lease of at least a second or so, such as lease=60s").
 			with("parameter", "lease").with("nearest", "lease")
 	}
@@ -93,8 +105,8 @@ func (s *Server) postFreeze(w http.ResponseWriter, r *http.Request, p *freezePar
 	if holder == "" {
 		holder = callerOf(r).name()
 	}
-	rec, hold, err := s.fs().Freeze(r.Context(), freeze.Request{Holder: holder, Reason: p.Reason, Lease: p.Lease,
-		Patience: p.Patience, Wait: p.Wait, Join: p.Join, RequireToken: p.RequireToken, Key: p.Key, WalkAll: p.Strategy == "walk-all"})
+	rec, hold, err := s.fs().Freeze(r.Context(), freeze.Request{Holder: holder, Reason: p.Reason, Lease: lease,
+		Patience: patience, Wait: p.Wait, Join: p.Join, RequireToken: p.RequireToken, Key: p.Key, WalkAll: p.Strategy == "walk-all"})
 	if err != nil {
 		return s.freezeProblem(err)
 	}
@@ -140,11 +152,12 @@ func (s *Server) postThaw(w http.ResponseWriter, r *http.Request, p *thawParams)
 }
 
 func (s *Server) postRenew(w http.ResponseWriter, r *http.Request, p *renewParams) error {
-	if p.Lease <= 0 {
+	lease := s.orDefault(p.Lease, defaultLease)
+	if lease <= 0 {
 		return problem(kindBadParameter, "lease=0 would end at once; to end the hold use POST /thaw").
 			with("parameter", "lease").with("nearest", "lease")
 	}
-	rec, hold, err := s.fs().Renew(r.Context(), freeze.RenewRequest{Hold: p.Hold, Holder: p.Holder, Token: p.Token, Lease: p.Lease})
+	rec, hold, err := s.fs().Renew(r.Context(), freeze.RenewRequest{Hold: p.Hold, Holder: p.Holder, Token: p.Token, Lease: lease})
 	if err != nil {
 		return err
 	}

@@ -408,3 +408,14 @@ func (w *brokenWriter) Write(p []byte) (int, error) {
 	}
 	return len(p), nil
 }
+
+// TestDefaultsUnderAShortCap: what a bare request leaves out fits the cap.
+func TestDefaultsUnderAShortCap(t *testing.T) {
+	r := newRig(t, rigOptions{leaseMax: 2 * time.Second})
+	f := r.frozen("")
+	until, err := time.Parse(time.RFC3339Nano, fmt.Sprint(f["hold_expires_at"]))
+	if err != nil || time.Until(until) > 2*time.Second {
+		t.Fatalf("a bare freeze under a cap of 2 s ends at %v (%v)", f["hold_expires_at"], err)
+	}
+	r.call("POST", "/thaw", nil)
+}
