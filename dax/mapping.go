@@ -45,6 +45,26 @@ func (c *client) viewLocked(mp *mapping, m *member) {
 			spans = append(spans, s)
 		}
 	}
+	mp.seeLocked(m, spans)
+}
+
+// viewAllLocked does so for all mappings of a list of spans, in one pass.
+func (c *client) viewAllLocked(of []span, m *member) {
+	by := make(map[*mapping][]span)
+	for _, s := range of {
+		by[s.m] = nil
+	}
+	for _, s := range m.spans.list {
+		if _, ok := by[s.m]; ok {
+			by[s.m] = append(by[s.m], s)
+		}
+	}
+	for mp, spans := range by {
+		mp.seeLocked(m, spans)
+	}
+}
+
+func (mp *mapping) seeLocked(m *member, spans []span) {
 	mp.changed = true
 	for i := range mp.views {
 		if mp.views[i].m == m {

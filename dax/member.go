@@ -170,9 +170,7 @@ func (m *member) applyForkLocked(fd int) {
 // joinLocked puts a member in and starts its reader.
 func (c *client) joinLocked(m *member) {
 	c.members = append(c.members, m)
-	for _, s := range m.spans.list {
-		c.viewLocked(s.m, m)
-	}
+	c.viewAllLocked(m.spans.list, m)
 	c.srv.running.Add(1)
 	go m.serve()
 	c.kickLocked()
@@ -180,9 +178,7 @@ func (c *client) joinLocked(m *member) {
 
 // applyUnmapLocked: the range is gone already; its author waits for our read.
 func (m *member) applyUnmapLocked(from, to uint64) {
-	for _, s := range m.spans.remove(from, to) {
-		m.c.viewLocked(s.m, m)
-	}
+	m.c.viewAllLocked(m.spans.remove(from, to), m)
 	m.wake(from, to-from) // storers that waited there find out by themselves
 	m.c.kickLocked()
 }
@@ -254,9 +250,7 @@ func (m *member) goneLocked() {
 	}
 	m.gone = true
 	m.queue, m.probes = nil, nil
-	for _, s := range m.spans.remove(0, ^uint64(0)) {
-		m.c.viewLocked(s.m, m)
-	}
+	m.c.viewAllLocked(m.spans.remove(0, ^uint64(0)), m)
 	m.c.kickLocked()
 }
 

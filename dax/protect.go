@@ -187,9 +187,7 @@ func (m *member) protectRangeLocked(from, to uint64) unix.Errno {
 // lostLocked forgets a range that the peer unregistered behind our back.
 func (m *member) lostLocked(from, to uint64) {
 	lost := m.spans.remove(from, to)
-	for _, s := range lost {
-		m.c.viewLocked(s.m, m)
-	}
+	m.c.viewAllLocked(lost, m)
 	if len(lost) > 0 && !m.c.warned {
 		m.c.warned = true
 		m.c.srv.log.Warn("attach: a client unregistered part of its mapping; stores there are not held", "client", m.nameLocked())
