@@ -128,13 +128,13 @@ func (fs *FS) reapStep(in *inode) (done bool, err error) {
 	if !in.is(flagOrphan) || in.refs.Load() != 1 {
 		return true, nil
 	}
-	t, err := fs.begin(cutRecords+3, 0, true)
+	t, limit, err := fs.beginCut(3)
 	if err != nil {
 		return false, err
 	}
-	done, err = t.cutExtents(in, 0, maxPage, cutRecords)
+	done, err = t.cutExtents(in, 0, maxPage, limit)
 	if err == nil && done {
-		done, err = t.cutRecords(in, format.KindInode+1, cutRecords)
+		done, err = t.cutRecords(in, format.KindInode+1, limit)
 	}
 	if err != nil {
 		t.fail(err)

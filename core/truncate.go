@@ -10,8 +10,22 @@ import (
 )
 
 // cutRecords is how many extents one transaction of a truncate, punch or
-// reclaim takes away.
+// reclaim takes away at most.
 const cutRecords = 32
+
+// beginCut begins a transaction that takes up to limit extents away, beside
+// extra records. On a full image it takes fewer: taking away is how room is
+// made, and the space kept for it may not reach for many at once.
+//
+// Errors: as begin.
+func (fs *FS) beginCut(extra int) (t txn, limit int, err error) {
+	for limit = cutRecords; ; limit /= 4 {
+		t, err = fs.begin(limit+extra, 0, true)
+		if limit < 4 || !errors.Is(err, ErrNoSpace) {
+			return t, limit, err
+		}
+	}
+}
 
 // Truncate sets the size of a file. Bytes it gains read as zeros.
 //
@@ -110,11 +124,11 @@ func (fs *FS) resizeLocked(in *inode, size int64) error {
 		return ErrMapped
 	}
 	for {
-		t, err := fs.begin(cutRecords+2, 0, true)
+		t, limit, err := fs.beginCut(2)
 		if err != nil {
 			return err
 		}
-		done, err := t.cutExtents(in, keep, maxPage, cutRecords)
+		done, err := t.cutExtents(in, keep, maxPage, limit)
 		if err != nil {
 			t.fail(err)
 		}
@@ -269,11 +283,11 @@ func (fs *FS) punchLocked(in *inode, off, end int64) error {
 		return err
 	}
 	for {
-		t, err := fs.begin(cutRecords+2, 0, true)
+		t, limit, err := fs.beginCut(2)
 		if err != nil {
 			return err
 		}
-		done, err := t.cutExtents(in, first, last, cutRecords)
+		done, err := t.cutExtents(in, first, last, limit)
 		if err != nil {
 			t.fail(err)
 		}
