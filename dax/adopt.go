@@ -53,10 +53,7 @@ func (s *Server) Adopt(ctx context.Context, surviving bool) (*Adoption, error) {
 	for _, r := range records {
 		c, why := s.takeBack(r, surviving)
 		if c == nil {
-			id, _ := r.clientID() // checked when it was read
-			if e := os.Remove(s.recordPath(id)); e != nil {
-				s.log.Error("attach: a client's record stays behind", "error", e)
-			}
+			s.dropRecords(r)
 			s.log.Info("attach: a former client is not taken back", "process", r.PID, "reason", why)
 			continue
 		}
@@ -130,11 +127,36 @@ func (s *Server) takeBack(r *record, surviving bool) (*client, error) {
 		m.wake(sp.addr, sp.pages*pageBytes) // blocked stores fault again, and are told to us
 	}
 	c.evMu.Unlock()
-	if err := c.keepRecord(); err != nil {
-		s.log.Error("attach: record", "process", r.PID, "error", err)
-	}
+	c.keepRecords(r)
 	c.refresh()
 	return c, nil
+}
+
+// keepRecords brings the records up to date with what was taken back.
+func (c *client) keepRecords(old *record) {
+	c.evMu.Lock()
+	taken := make(map[uint64]*mapping, len(c.mappings))
+	for id, mp := range c.mappings {
+		taken[id] = mp
+	}
+	c.evMu.Unlock()
+	for _, rm := range old.Mappings {
+		mp := taken[rm.ID]
+		if mp == nil {
+			c.srv.dropRecord(c.id, rm.ID)
+		} else if err := c.keepRecord(mp); err != nil {
+			c.srv.log.Error("attach: record", "process", c.proc.PID, "error", err)
+		}
+	}
+}
+
+// dropRecords removes the records of a client that is not taken back.
+func (s *Server) dropRecords(r *record) {
+	id, _ := r.clientID() // checked when it was read
+	for _, rm := range r.Mappings {
+		s.dropRecord(id, rm.ID)
+	}
+	s.dropRecord(id, 0)
 }
 
 // rebuild makes the client and its mappings from the record and from what the
@@ -152,7 +174,7 @@ func (s *Server) rebuild(r *record, fd *uffd.FD) (c *client, m *member, err erro
 	// of its parent.
 	id, _ := r.clientID() // checked when it was read
 	c = s.newClient(id, core.Process{PID: r.PID, UID: r.UID, Comm: r.Comm}, r.Started)
-	c.adopted = true
+	c.adopted, c.awaited = true, true
 	m = c.newMember(fd, r.Uffd, nil)
 	if err := m.collectForks(); err != nil {
 		return nil, nil, err

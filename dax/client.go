@@ -31,8 +31,9 @@ type client struct {
 	done   chan struct{} // closed when the client has ended or the server quits
 	ending sync.Once
 
-	connMu sync.Mutex
-	conn   *wire.Conn // guarded by connMu: nil while not connected
+	connMu  sync.Mutex
+	conn    *wire.Conn // guarded by connMu: nil while not connected
+	awaited bool       // guarded by connMu: taken back, and not yet connected again
 
 	evMu     sync.Mutex
 	idle     *sync.Cond          // on evMu: a worker has stopped
@@ -158,14 +159,9 @@ func (c *client) housekeep() {
 		c.settle()
 		c.learnProcesses()
 		c.retire()
-		changed, ended := c.publishAll()
-		if changed {
-			if err := c.keepRecord(); err != nil {
-				c.srv.log.Error("attach: record", "process", c.proc.PID, "error", err)
-			}
-		}
+		c.publishAll()
 		c.refresh()
-		if ended {
+		if c.isOver() {
 			c.leave()
 			return
 		}
@@ -187,9 +183,9 @@ func (c *client) settle() {
 	}
 }
 
-// publishAll tells core of every mapping whose views changed. ended: no member
-// and no mapping is left.
-func (c *client) publishAll() (changed, ended bool) {
+// publishAll tells core of every mapping whose views changed, and keeps their
+// records.
+func (c *client) publishAll() {
 	c.evMu.Lock()
 	var todo []*mapping
 	for _, mp := range c.mappings {
@@ -205,16 +201,17 @@ func (c *client) publishAll() (changed, ended bool) {
 		}
 		if over {
 			c.forget(mp)
+		} else if err := c.keepRecord(mp); err != nil {
+			c.srv.log.Error("attach: record", "process", c.proc.PID, "error", err)
 		}
 	}
-	return len(todo) > 0, c.isOver()
 }
 
 // isOver reports whether the client has nothing left: every process of it is
 // gone, or the connection ended with nothing mapped.
 func (c *client) isOver() bool {
 	c.connMu.Lock()
-	connected := c.conn != nil
+	connected := c.conn != nil || c.awaited
 	c.connMu.Unlock()
 	c.evMu.Lock()
 	defer c.evMu.Unlock()
@@ -229,10 +226,12 @@ func (c *client) isOver() bool {
 	return true
 }
 
+// forget takes a mapping that has ended out of the tables.
 func (c *client) forget(mp *mapping) {
 	c.evMu.Lock()
 	delete(c.mappings, mp.id)
 	c.evMu.Unlock()
+	c.srv.dropRecord(c.id, mp.id)
 }
 
 // retire gives up the descriptors of members that are gone and lets go what
@@ -304,7 +303,7 @@ func (c *client) leave() {
 		}
 		_ = m.fd.Close() // nothing is mapped through it
 	}
-	c.dropRecord()
+	c.srv.dropRecord(c.id, 0)
 	c.srv.remove(c)
 }
 

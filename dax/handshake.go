@@ -132,6 +132,10 @@ func (s *Server) handshake(conn *wire.Conn) (*client, error) {
 	c.conn = conn
 	owned = true
 	s.enter(c, fd, number, who.pidfd)
+	if err := c.keepRecord(nil); err != nil {
+		c.disconnect(nil) // with nothing mapped, it is over
+		return nil, err
+	}
 	return c, nil
 }
 
@@ -195,7 +199,7 @@ func (s *Server) resume(conn *wire.Conn, h *wire.Hello, who *peer) *client {
 	if c.conn != nil {
 		_ = c.conn.Close() // the process has opened a new one: the old one is of no use to it
 	}
-	c.conn = conn
+	c.conn, c.awaited = conn, false
 	return c
 }
 

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -18,8 +19,10 @@ import (
 )
 
 // A record is what a restarted server must know of a client to take its
-// mappings back. It is written whole, by rename, before a mapping is used and
-// after every change. It need not survive a power loss: neither does the client.
+// mappings back: a file for the client, written when it attaches, and one for
+// each mapping, written before the mapping is used and after every change. Each
+// is written whole, by rename. It need not survive a power loss: neither does
+// the client.
 type record struct {
 	Version  int             `json:"version"`
 	Image    imageID         `json:"image"`
@@ -28,9 +31,8 @@ type record struct {
 	Started  uint64          `json:"started_ticks"` // with PID, names the process for ever
 	UID      uint32          `json:"uid"`
 	Comm     string          `json:"comm"`
-	Uffd     int             `json:"uffd"` // the client's descriptor number of its copy
-	Forked   int             `json:"forked"`
-	Mappings []recordMapping `json:"mappings"`
+	Uffd     int             `json:"uffd"`               // the client's descriptor number of its copy
+	Mappings []recordMapping `json:"mappings,omitempty"` // none or one in a file
 }
 
 type recordMapping struct {
@@ -72,93 +74,102 @@ func identify(f *os.File) (imageID, error) {
 	return imageID{Dev: st.Dev, Ino: st.Ino, size: st.Size}, nil
 }
 
-func (s *Server) recordPath(id wire.ClientID) string {
-	return filepath.Join(s.opt.RecordDir, recordPrefix+hex.EncodeToString(id[:])+recordSuffix)
+// recordPath is the file of a mapping, or of the client itself if it is 0.
+func (s *Server) recordPath(id wire.ClientID, mapping uint64) string {
+	name := recordPrefix + hex.EncodeToString(id[:])
+	if mapping != 0 {
+		name += "-" + strconv.FormatUint(mapping, 10)
+	}
+	return filepath.Join(s.opt.RecordDir, name+recordSuffix)
 }
 
-// recordLocked copies what is to be kept.
-func (c *client) recordLocked() *record {
-	r := &record{Version: recordVersion, Image: c.srv.image, Client: hex.EncodeToString(c.id[:]),
-		PID: c.proc.PID, Started: c.started, UID: c.proc.UID, Comm: c.proc.Comm}
+// recordLocked copies what is to be kept; nil if nothing can be taken back.
+func (c *client) recordLocked(mp *mapping) *record {
 	root := c.rootLocked()
-	for _, m := range c.members {
-		if m != root && !m.gone {
-			r.Forked++
-		}
-	}
-	if root == nil || root.gone {
+	if root == nil || root.gone || mp != nil && (mp.addr == 0 || mp.ended) {
 		return nil
 	}
-	r.Uffd = root.number
-	for _, mp := range c.mappings {
-		if mp.addr == 0 || mp.ended {
+	r := &record{Version: recordVersion, Image: c.srv.image, Client: hex.EncodeToString(c.id[:]),
+		PID: c.proc.PID, Started: c.started, UID: c.proc.UID, Comm: c.proc.Comm, Uffd: root.number}
+	if mp == nil {
+		return r
+	}
+	m := recordMapping{ID: mp.id, Ino: mp.ino, First: mp.first, Pages: mp.pages, Writable: mp.writable,
+		Addr: mp.addr, Pieces: mp.pieces}
+	for _, v := range mp.views {
+		if v.m != root {
 			continue
 		}
-		m := recordMapping{ID: mp.id, Ino: mp.ino, First: mp.first, Pages: mp.pages, Writable: mp.writable,
-			Addr: mp.addr, Pieces: mp.pieces}
-		for _, v := range mp.views {
-			if v.m != root {
-				continue
-			}
-			for _, s := range v.spans {
-				m.Spans = append(m.Spans, recordSpan{Addr: s.addr, Pages: s.pages, Page: s.page})
-			}
+		for _, s := range v.spans {
+			m.Spans = append(m.Spans, recordSpan{Addr: s.addr, Pages: s.pages, Page: s.page})
 		}
-		r.Mappings = append(r.Mappings, m)
 	}
+	r.Mappings = []recordMapping{m}
 	return r
 }
 
-// keepRecord writes the client's record as it is now.
-func (c *client) keepRecord() error {
+// keepRecord writes the record of a mapping as it is now, or of the client
+// itself (nil).
+func (c *client) keepRecord(mp *mapping) error {
 	s := c.srv
 	s.records.Lock()
 	defer s.records.Unlock()
 	c.evMu.Lock()
-	r := c.recordLocked()
+	r := c.recordLocked(mp)
 	c.evMu.Unlock()
 	if r == nil {
-		return nil // its process has ended: nothing can be taken back
+		return nil
+	}
+	id := uint64(0)
+	if mp != nil {
+		id = mp.id
 	}
 	b, err := json.Marshal(r)
 	if err == nil {
-		path := s.recordPath(c.id)
+		path := s.recordPath(c.id, id)
 		if err = os.WriteFile(path+".new", b, 0o600); err == nil {
 			err = os.Rename(path+".new", path)
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("keep a record of the mapping, without which a restart would lose it: %w", err)
+		return fmt.Errorf("keep a record, without which a restart would lose the mapping: %w", err)
 	}
 	return nil
 }
 
-func (c *client) dropRecord() {
-	c.srv.records.Lock()
-	defer c.srv.records.Unlock()
-	err := os.Remove(c.srv.recordPath(c.id))
+// dropRecord removes the record of a mapping that has ended, or of the client.
+func (s *Server) dropRecord(id wire.ClientID, mapping uint64) {
+	s.records.Lock()
+	defer s.records.Unlock()
+	err := os.Remove(s.recordPath(id, mapping))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		c.srv.log.Error("attach: a client's record stays behind", "error", err)
+		s.log.Error("attach: a record stays behind", "error", err)
 	}
 }
 
-// readRecords reads what a former server left. Files that are not records are
-// reported and left alone.
+// readRecords reads what a former server left, a record for each client. Files
+// that are not records are reported and left alone.
 func (s *Server) readRecords() ([]*record, error) {
 	names, err := os.ReadDir(s.opt.RecordDir)
 	if err != nil {
 		return nil, fmt.Errorf("attach: records of clients: %w", err)
 	}
 	var out []*record
+	by := make(map[string]*record)
 	for _, e := range names {
 		if !strings.HasPrefix(e.Name(), recordPrefix) || !strings.HasSuffix(e.Name(), recordSuffix) {
 			continue
 		}
 		r, err := readRecord(filepath.Join(s.opt.RecordDir, e.Name()))
 		if err != nil {
-			s.log.Error("attach: a client's record cannot be read", "file", e.Name(), "error", err)
+			s.log.Error("attach: a record cannot be read", "file", e.Name(), "error", err)
 			continue
 		}
+		if first := by[r.Client]; first != nil {
+			first.Mappings = append(first.Mappings, r.Mappings...)
+			continue
+		}
+		by[r.Client] = r
 		out = append(out, r)
 	}
 	return out, nil

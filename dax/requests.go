@@ -220,7 +220,7 @@ func (c *client) doMapped(ctx context.Context, q *wire.Mapped) error {
 		err = c.protectNew(ctx, mp, q.Addr, length)
 	}
 	if err == nil {
-		err = c.keepRecord()
+		err = c.keepRecord(mp)
 	}
 	if err != nil {
 		c.evMu.Lock()
@@ -321,7 +321,7 @@ func (c *client) doUnmap(ctx context.Context, id uint64) error {
 			c.forget(mp)
 		}
 	}
-	if e := c.keepRecord(); err == nil {
+	if e := c.keepRecord(mp); err == nil {
 		err = e
 	}
 	c.kick()

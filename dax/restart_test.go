@@ -1,6 +1,8 @@
 package dax
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -200,4 +202,31 @@ func TestRestartForgetsTheDead(t *testing.T) {
 	v.kill()
 	eventually(t, "the mappings end", func() bool { return b.do("mappings") == 0 })
 	b.close()
+}
+
+// TestRestartWithNothingMapped: a client that only holds a connection goes on.
+func TestRestartWithNothingMapped(t *testing.T) {
+	dir := newImage(t)
+	a, _, _, _ := startAppliance(t, dir)
+	w := startWorker(t)
+	w.do("attach %s", a.socket())
+	w.do("map 0 /f 0 4096 wcg")
+	w.do("unmap 0")
+	a.kill()
+	b, clients, mappings, _ := startAppliance(t, dir)
+	if clients != 1 || mappings != 0 {
+		t.Errorf("%d clients with %d mappings taken back, want 1 with 0", clients, mappings)
+	}
+	w.do("map 0 /f 0 4096 w")
+	w.do("hammer 0 0 0 4096 1")
+	w.moved(0, 100)
+	b.do("freeze")
+	b.waitParked(1)
+	b.do("thaw")
+	w.kill()
+	eventually(t, "the mappings end", func() bool { return b.do("mappings") == 0 })
+	b.close()
+	if files, err := os.ReadDir(filepath.Join(dir, "rec")); err != nil || len(files) != 0 {
+		t.Errorf("records stay behind: %v %v", files, err)
+	}
 }
