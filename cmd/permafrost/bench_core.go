@@ -15,7 +15,7 @@ type benchCoreCmd struct {
 	Files   int    `help:"Files created, looked at and removed." default:"300000"`
 	Fsyncs  int    `help:"4 KiB overwrites, each with its fsync." default:"200000"`
 	Threads int    `help:"Threads that overwrite and fsync." default:"4"`
-	MiB     int    `help:"Size of the sequential copies." default:"512"`
+	MiB     int    `name:"mib" help:"Size of the sequential copies." default:"512"`
 	Dir     string `help:"Where the image is made: /dev/shm measures the volatile domain, a disk the page-cache one." default:"/dev/shm" type:"path"`
 	JSON    bool   `name:"json" help:"One line of JSON."`
 }
