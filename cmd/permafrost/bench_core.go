@@ -2,7 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"time"
@@ -25,7 +28,8 @@ type coreFigures struct {
 	StatPerS        float64 `json:"stat_per_s"`
 	UnlinkPerS      float64 `json:"unlink_per_s"`
 	OverwriteFsync  float64 `json:"overwrite_fsync_per_s"`
-	WriteGBps       float64 `json:"write_gb_per_s"` // first write: allocation included
+	HostFsync       float64 `json:"host_overwrite_fsync_per_s"` // the rival: the same by pwrite and fsync on a plain file in --dir
+	WriteGBps       float64 `json:"write_gb_per_s"`             // first write: allocation included
 	RewriteGBps     float64 `json:"rewrite_gb_per_s"`
 	ReadGBps        float64 `json:"read_gb_per_s"`
 	CopyGBps        float64 `json:"memory_copy_gb_per_s"` // plain copy() of the same buffers: the rival
@@ -48,6 +52,9 @@ func (b *benchCoreCmd) Run(c *console) error {
 		if err := part(bed.fs, f); err != nil {
 			return err
 		}
+	}
+	if f.HostFsync, err = b.hostFsyncs(bed.dir); err != nil {
+		return err
 	}
 	f.TreeDepth = bed.fs.Status().TreeDepth
 	return benchOut(c, b.JSON, f)
@@ -200,4 +207,42 @@ func (b *benchCoreCmd) copies(fs *core.FS, f *coreFigures) error {
 	clear(rival) // fault it in
 	f.CopyGBps, err = gbps(func(off int64) error { copy(rival[off:], buf); return nil })
 	return err
+}
+
+// hostFsyncs is fsyncs on the file system that the image lies on: a plain file
+// a thread, overwritten in place. (fsync on tmpfs does nothing.)
+func (b *benchCoreCmd) hostFsyncs(dir string) (float64, error) {
+	const fileBytes = 1 << 20
+	files := make([]*os.File, b.Threads)
+	for t := range files {
+		f, err := os.Create(filepath.Join(dir, fmt.Sprintf("fsync-%d", t)))
+		if err != nil {
+			return 0, err
+		}
+		defer f.Close()
+		if _, err := f.Write(make([]byte, fileBytes)); err != nil {
+			return 0, err
+		}
+		if err := f.Sync(); err != nil {
+			return 0, err
+		}
+		files[t] = f
+	}
+	each := b.Fsyncs / b.Threads
+	errs := make([]error, b.Threads)
+	var wg sync.WaitGroup
+	start := time.Now()
+	for t, f := range files {
+		wg.Go(func() {
+			buf := make([]byte, 4096)
+			for i := 0; i < each && errs[t] == nil; i++ {
+				buf[0] = byte(i)
+				if _, errs[t] = f.WriteAt(buf, int64(i*7919%(fileBytes/4096))*4096); errs[t] == nil {
+					errs[t] = f.Sync()
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return perSecond(each*b.Threads, start), errors.Join(errs...)
 }
