@@ -49,8 +49,10 @@ func (fs *FS) Status() Status {
 		Generation: fs.store.DurableGeneration(), InstanceID: fs.instance, Label: fs.label, StartedAt: fs.started,
 		Medium: MediumInfo{Path: fs.opt.Path, SizeBytes: fs.m.Size(), Domain: fs.m.Domain().String(),
 			SurvivesPowerLoss: fs.m.Domain().SurvivesPowerLoss(), FlushInstruction: fs.m.Domain().FlushInstruction()},
-		Space: Space{Total: sp.TotalBlocks * format.BlockSize, Used: sp.Used * format.BlockSize,
-			Free: sp.Free * format.BlockSize},
+		// Blocks that were freed wait for two more commits; whoever needs them
+		// makes those happen (T5), so to users they are free.
+		Space: Space{Total: sp.TotalBlocks * format.BlockSize, Used: (sp.Used - sp.PendingFree) * format.BlockSize,
+			Free: (sp.Free + sp.PendingFree) * format.BlockSize},
 		InodesTotal: c.Inodes, InodesCached: uint64(fs.cache.count.Load()),
 		InodesDirty: uint64(fs.dirty.inodes.Load()), DirtyPages: uint64(fs.dirty.pages.Load()),
 		BadBlocks: fs.store.BadBlockCount(), Mappings: uint64(fs.mappings.count()), Blocked: uint64(f.Blocked),
