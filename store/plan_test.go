@@ -12,10 +12,10 @@ import (
 )
 
 // statements are all that the package sends to SQLite: the constants of the
-// generated code and the one written by hand.
+// generated code and those written by hand.
 func statements(t *testing.T) map[string]string {
 	t.Helper()
-	out := map[string]string{"stepSamples": stepSamples}
+	out := map[string]string{"stepSamples": stepSamples, "eventFrom": eventFrom, "imageReads": imageReads}
 	files := must(filepath.Glob("internal/ledgerdb/*.sql.go"))(t)
 	for _, name := range files {
 		file := must(parser.ParseFile(token.NewFileSet(), name, nil, 0))(t)

@@ -148,7 +148,7 @@ type Sample struct {
 type LedgerEvent struct {
 	ID   int64
 	At   time.Time
-	Kind string // freezing, frozen, thawed, hold_begin, ..., sync, mapped, unmapped
+	Kind string // freezing, frozen, thawed, hold_begin, ..., image_read, sync, mapped, unmapped
 	Data []byte // JSON
 }
 

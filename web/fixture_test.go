@@ -146,15 +146,16 @@ func (f *testFS) Renew(_ context.Context, r freeze.RenewRequest) (freeze.Record,
 
 // testLedger answers from values.
 type testLedger struct {
-	mu       sync.Mutex
-	err      error // of every read
-	freezes  []store.Freeze
-	found    []store.FoundInode
-	blocked  []store.Blocked
-	renewals []store.Renewal
-	samples  []store.Sample
-	health   store.Health
-	reads    int
+	mu         sync.Mutex
+	err        error // of every read
+	freezes    []store.Freeze
+	found      []store.FoundInode
+	blocked    []store.Blocked
+	renewals   []store.Renewal
+	imageReads map[int64][]time.Time // of images, by freeze
+	samples    []store.Sample
+	health     store.Health
+	reads      int
 }
 
 func (l *testLedger) fail() error {
@@ -220,6 +221,16 @@ func (l *testLedger) FreezeRenewals(_ context.Context, id int64) ([]store.Renewa
 	for _, r := range l.renewals {
 		if strings.HasPrefix(r.Hold, fmt.Sprintf("%d.", id)) {
 			out = append(out, r)
+		}
+	}
+	return out, l.fail()
+}
+
+func (l *testLedger) ImageReads(_ context.Context, id int64, from, to time.Time, limit int) ([]time.Time, error) {
+	var out []time.Time
+	for _, at := range l.imageReads[id] {
+		if !at.Before(from) && at.Before(to) && len(out) < limit {
+			out = append(out, at)
 		}
 	}
 	return out, l.fail()
@@ -363,6 +374,7 @@ func fillFreezes(l *testLedger, now time.Time, rng *rand.Rand) {
 	}
 	f := l.freezes[0]
 	l.renewals = []store.Renewal{{Hold: "40.1", At: f.FrozenAt.Add(4 * time.Second), ExpiresAt: f.ExpiresAt}}
+	l.imageReads = map[int64][]time.Time{40: {f.FrozenAt.Add(2 * time.Second)}, 41: {now.Add(-20 * time.Second), now.Add(time.Second)}}
 	for n := range int64(4) {
 		l.blocked = append(l.blocked, store.Blocked{ID: n + 1, FreezeID: 40, Gate: "write", Op: "store", Ino: 13 + n%2, Path: "/db/orders.tbl",
 			WayIn: "attach", PID: 4100 + int(n), Comm: "orderd", UID: 1000, Since: f.FrozenAt.Add(time.Duration(n*900) * time.Millisecond),

@@ -80,10 +80,11 @@ func ledgerAlert(err error) []alert {
 	return []alert{{"warn", "The ledger cannot be read", "History is missing from this page: " + err.Error() + ".", ""}}
 }
 
-// foundLimit and waitedLimit bound what one freeze's page reads of the ledger.
+// foundLimit, waitedLimit and readsLimit bound what one freeze's page reads of the ledger.
 const (
 	foundLimit  = 25
 	waitedLimit = 200
+	readsLimit  = 500
 )
 
 func freezePage(id int64, q url.Values) (page, error) {
@@ -114,6 +115,10 @@ func loadFreeze(ctx context.Context, u *UI, s snapshot, id, after int64) (view, 
 	}
 	d.Renewals, err = l.FreezeRenewals(ctx, id)
 	note(err)
+	if until := endOr(f.EndedAt, s.Now); !f.FrozenAt.IsZero() && until.After(f.FrozenAt) {
+		d.Reads, err = l.ImageReads(ctx, id, f.FrozenAt, until, readsLimit)
+		note(err)
+	}
 	d.Waited, err = l.FreezeBlocked(ctx, id, 0, waitedLimit)
 	note(err)
 	d.Found, err = l.FreezeInodes(ctx, id, after, foundLimit+1)

@@ -37,6 +37,8 @@ type Ledger interface {
 	FreezeInodes(ctx context.Context, id, after int64, limit int) ([]store.FoundInode, error)
 	FreezeBlocked(ctx context.Context, id, after int64, limit int) ([]store.Blocked, error)
 	FreezeRenewals(ctx context.Context, id int64) ([]store.Renewal, error)
+	// ImageReads tells when reads of a freeze's image were begun in [from, to).
+	ImageReads(ctx context.Context, id int64, from, to time.Time, limit int) ([]time.Time, error)
 	InodeHistory(ctx context.Context, ino, after int64, limit int) ([]store.InodeHistory, error)
 	Samples(ctx context.Context, from, to time.Time, step time.Duration) ([]store.Sample, error)
 	Health() (store.Health, string)

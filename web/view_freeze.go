@@ -15,6 +15,7 @@ import (
 type freezeData struct {
 	Freeze   store.Freeze
 	Renewals []store.Renewal
+	Reads    []time.Time        // when reads of the image were begun, oldest first
 	Waited   []store.Blocked    // let go already
 	Found    []store.FoundInode // one page of them
 	After    int64              // cursor of that page
@@ -51,13 +52,19 @@ type holdView struct {
 	Lanes []lane
 	X     axis
 	Rows  []pastHold
-	Note  string
+	Reads []readRow
+	Notes []string
 }
 
 type pastHold struct {
 	ID, Holder, Reason, End, Class string
 	Since, Ended, Expires          moment
 	Renewals                       int
+}
+
+type readRow struct {
+	At    moment
+	After string // since it was complete
 }
 
 type waitRow struct {
@@ -97,7 +104,7 @@ func freezeViewOf(d freezeData, s snapshot) freezeView {
 	if n := f.BlockedTotal - int64(len(v.Waits)); n > 0 {
 		v.Unseen = n
 	}
-	v.Hold = holdViewOf(f, d.Renewals, v.Waits, s.Now)
+	v.Hold = holdViewOf(d, v.Waits, s.Now)
 	self := fmt.Sprintf("/ui/freezes/%d", f.ID)
 	for _, i := range d.Found {
 		v.Found = append(v.Found, foundRow{
@@ -257,10 +264,11 @@ func waitRows(d freezeData, s snapshot) []waitRow {
 // lanesShown bounds the lanes drawn for waiters; the table lists them all.
 const lanesShown = 40
 
-// holdViewOf draws holds, renewals, lease ends and waiters from the moment the
-// freeze was complete. A standing freeze's axis runs to the end of its lease.
-func holdViewOf(f store.Freeze, renewals []store.Renewal, waits []waitRow, now time.Time) holdView {
+// holdViewOf draws holds, renewals, lease ends, image reads and waiters from the
+// moment the freeze was complete. A standing freeze's axis runs to the end of its lease.
+func holdViewOf(d freezeData, waits []waitRow, now time.Time) holdView {
 	var v holdView
+	f := d.Freeze
 	for _, h := range f.Holds {
 		v.Rows = append(v.Rows, pastHoldOf(h, now))
 	}
@@ -282,7 +290,7 @@ func holdViewOf(f store.Freeze, renewals []store.Renewal, waits []waitRow, now t
 		past := pastHoldOf(h, now)
 		l := lane{Label: h.Hold + " " + h.Holder, Value: past.End}
 		l.Rects = append(l.Rects, bar(since, until-since, v.X.Max, "hold "+past.Class, h.Holder))
-		for _, r := range renewals {
+		for _, r := range d.Renewals {
 			if r.Hold == h.Hold {
 				l.Rects = append(l.Rects, bar(at(r.At), 0, v.X.Max, "renewal", "renewed until "+momentOf(r.ExpiresAt, now).Text))
 			}
@@ -292,9 +300,10 @@ func holdViewOf(f store.Freeze, renewals []store.Renewal, waits []waitRow, now t
 		}
 		v.Lanes = append(v.Lanes, l)
 	}
+	v.reads(d, at, now)
 	for i, w := range waits {
 		if i == lanesShown {
-			v.Note = plural(len(waits)-lanesShown, "more waiter is", "more waiters are") + " in the table below."
+			v.Notes = append(v.Notes, plural(len(waits)-lanesShown, "more waiter is", "more waiters are")+" in the table below.")
 			break
 		}
 		class := "wait"
@@ -305,6 +314,24 @@ func holdViewOf(f store.Freeze, renewals []store.Renewal, waits []waitRow, now t
 			Rects: []rect{bar(math.Max(0, at(w.since)), micros(w.waited), v.X.Max, class, w.Who)}})
 	}
 	return v
+}
+
+// reads draws the reads of the image on a lane of their own and lists them. at
+// is the place of a moment on the axis, in µs.
+func (v *holdView) reads(d freezeData, at func(time.Time) float64, now time.Time) {
+	if len(d.Reads) == 0 {
+		return
+	}
+	l := lane{Label: "image reads", Value: count(len(d.Reads))}
+	for _, t := range d.Reads {
+		row := readRow{momentOf(t, now), microsText(at(t))}
+		v.Reads = append(v.Reads, row)
+		l.Rects = append(l.Rects, bar(at(t), 0, v.X.Max, "read", "image read "+row.After+" after it was complete, "+row.At.Text))
+	}
+	if n := d.Freeze.ImageReads - int64(len(d.Reads)); n > 0 && len(d.Reads) >= readsLimit {
+		v.Notes = append(v.Notes, plural(n, "later image read is", "later image reads are")+" not drawn.")
+	}
+	v.Lanes = append(v.Lanes, l)
 }
 
 func pastHoldOf(h store.Hold, now time.Time) pastHold {

@@ -294,9 +294,11 @@ func TestFreezeView(t *testing.T) {
 			classes[r.Class]++
 		}
 	}
-	if classes["hold held"] != 1 || classes["renewal"] != 1 || classes["wait"] != 3 || classes["wait cancelled"] != 1 {
+	if classes["hold held"] != 1 || classes["renewal"] != 1 || classes["read"] != 0 || classes["wait"] != 3 || classes["wait cancelled"] != 1 {
 		t.Errorf("drawn: %v", classes)
 	}
+
+	testImageReads(t, past, s)
 
 	past.BlockedTotal = 900
 	if v = freezeViewOf(freezeData{Freeze: past, Waited: l.blocked}, s); v.Unseen != 896 {
@@ -311,6 +313,61 @@ func TestFreezeView(t *testing.T) {
 	v = freezeViewOf(freezeData{Freeze: rolled}, s)
 	if len(v.Hold.Lanes) != 0 || v.Row.Window != dash || len(v.For) != 1 {
 		t.Errorf("a freeze that never was stands still: %+v", v.Hold)
+	}
+}
+
+// testImageReads: each on a lane of its own, in place, listed, and what is left
+// out is said.
+func testImageReads(t *testing.T, f store.Freeze, s snapshot) {
+	t.Helper()
+	f.ImageReads = 3
+	reads := []time.Time{f.FrozenAt, f.FrozenAt.Add(2 * time.Second), f.EndedAt.Add(-time.Millisecond)}
+	v := freezeViewOf(freezeData{Freeze: f, Reads: reads}, s).Hold
+	l := v.Lanes[len(v.Lanes)-1]
+	if len(v.Lanes) != 2 || l.Label != "image reads" || l.Value != "3" || len(l.Rects) != 3 || len(v.Notes) != 0 {
+		t.Fatalf("lanes %+v, notes %q", v.Lanes, v.Notes)
+	}
+	for i, at := range reads {
+		want := boxW * micros(at.Sub(f.FrozenAt)) / v.X.Max
+		if r := l.Rects[i]; math.Abs(r.X-want) > 0.01 || r.Class != "read" {
+			t.Errorf("read %d is drawn at %v as %q, want %v", i, r.X, r.Class, want)
+		}
+	}
+	if r := l.Rects[1]; !strings.HasPrefix(r.Title, "image read 2.00 s after it was complete, ") {
+		t.Errorf("title %q", r.Title)
+	}
+	if len(v.Reads) != 3 || v.Reads[2].At != momentOf(reads[2], s.Now) {
+		t.Errorf("table %+v", v.Reads)
+	}
+	f.ImageReads = readsLimit + 7
+	v = freezeViewOf(freezeData{Freeze: f, Reads: make([]time.Time, readsLimit)}, s).Hold
+	if len(v.Notes) != 1 || !strings.Contains(v.Notes[0], "7 later image reads") {
+		t.Errorf("notes %q", v.Notes)
+	}
+}
+
+// TestImageReadsOnThePage: of the freeze asked for, until it ended or until now.
+func TestImageReadsOnThePage(t *testing.T) {
+	fs, l := fullFS(epoch)
+	freezeNow(fs, epoch)
+	u := newUI(t, fs, l, fixed(epoch))
+	for id, want := range map[int64]int{39: 0, 40: 1, 41: 1} {
+		v, err := loadFreeze(t.Context(), u, u.snap(), id, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var page strings.Builder
+		for _, r := range v.Regions {
+			if err := r.Body.Render(t.Context(), &page); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := strings.Count(page.String(), `<rect class="read"`); n != want {
+			t.Errorf("freeze %d: %d reads drawn, want %d", id, n, want)
+		}
+		if has := strings.Contains(page.String(), `id="reads-table"`); has != (want > 0) {
+			t.Errorf("freeze %d: table of reads: %v", id, has)
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"log/slog"
 	"path/filepath"
 	"testing"
 	"time"
@@ -60,5 +61,53 @@ func TestIntentIsWhole(t *testing.T) {
 	}
 	if h := freezeRow(*fs.Status().Freeze).Holds[0]; h.LeaseUS != 120e6 {
 		t.Errorf("after a renewal: %+v", h)
+	}
+}
+
+// Each read of the image is in the ledger with its time, the count with the freeze.
+func TestImageReadsAreRecorded(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	ledger, err := store.Open(ctx, filepath.Join(t.TempDir(), "ledger.db"), store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ledger.Close(ctx)
+	region, err := pmem.CreateMemfd("recorder-test", 4<<20, pmem.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer region.Close()
+	if err := core.Mkfs(region, core.MkfsOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	fs, err := core.Mount(region, core.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := startRecorder(fs, ledger, slog.New(slog.DiscardHandler))
+	rec, _, err := fs.Freeze(ctx, freeze.Request{Holder: "nightly", Lease: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if _, err := fs.Freezer().BeginImageRead(rec.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := fs.Unmount(ctx); err != nil {
+		t.Fatal(err)
+	}
+	r.stop()
+	if err := ledger.Flush(ctx); err != nil {
+		t.Fatal(err)
+	}
+	row, err := ledger.Freeze(ctx, int64(rec.ID))
+	if err != nil || row.ImageReads != 3 || row.EndedAt.IsZero() {
+		t.Fatalf("freeze %+v, %v", row, err)
+	}
+	reads, err := ledger.ImageReads(ctx, row.ID, row.FrozenAt, row.EndedAt, 10)
+	if err != nil || len(reads) != 3 {
+		t.Errorf("reads %v, %v, want 3", reads, err)
 	}
 }

@@ -36,14 +36,19 @@ func TestEventsInOrder(t *testing.T) {
 		}
 		mustFreeze(t, f, Request{Holder: "b", Lease: time.Second, Join: true})
 		f.Renew(RenewRequest{Hold: h.ID, Lease: time.Minute})
+		if _, err := f.BeginImageRead(1); err != nil {
+			t.Fatal(err)
+		}
+		f.BeginImageRead(2) // refused: no event
 		time.Sleep(time.Second)
 		mustThaw(t, f, ThawRequest{Hold: h.ID})
 		synctest.Wait()
 		f.Thaw(ThawRequest{})
+		f.BeginImageRead(1) // too late: no event
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
 		f.Freeze(ctx, ask("c", time.Minute))
-		want := "freezing:freezing frozen:frozen hold_begin:frozen:1.1: hold_begin:frozen:1.2: hold_renew:frozen:1.1: " +
+		want := "freezing:freezing frozen:frozen hold_begin:frozen:1.1: hold_begin:frozen:1.2: hold_renew:frozen:1.1: image_read:frozen " +
 			"hold_end:frozen:1.2:expired hold_end:frozen:1.1:thawed thawed:thawed released reported:thawed:1.2:expired " +
 			"freezing:freezing rolled_back:rolled_back"
 		if g := strings.Join(got, " "); g != want {

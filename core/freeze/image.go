@@ -32,20 +32,22 @@ func (f *Freezer) Done(id uint64) <-chan struct{} {
 	return closedChan
 }
 
-// BeginImageRead counts a read of the image of freeze id and returns its Done.
+// BeginImageRead counts a read of the image of freeze id, tells the observer
+// (EventImageRead) and returns its Done.
 //
 // Errors, as *Refusal: ErrFreezeLost when the freeze does not stand any more,
 // ErrUnknownHold when there never was one of that id.
 func (f *Freezer) BeginImageRead(id uint64) (<-chan struct{}, error) {
 	f.mu.Lock()
-	f.expireLocked(f.clock.Now())
-	done, err := f.imageReadLocked(id)
+	now := f.clock.Now()
+	f.expireLocked(now)
+	done, err := f.imageReadLocked(id, now)
 	f.mu.Unlock()
 	f.out.flush()
 	return done, err
 }
 
-func (f *Freezer) imageReadLocked(id uint64) (<-chan struct{}, error) {
+func (f *Freezer) imageReadLocked(id uint64, now time.Time) (<-chan struct{}, error) {
 	fr := f.cur
 	switch {
 	case id == 0 || id >= f.nextID:
@@ -54,6 +56,7 @@ func (f *Freezer) imageReadLocked(id uint64) (<-chan struct{}, error) {
 		return nil, &Refusal{Err: ErrFreezeLost, FreezeID: id, Detail: "its image can be read only while it stands: freeze again"}
 	}
 	fr.rec.ImageReads++
+	f.eventLocked(EventImageRead, fr, nil, now)
 	return fr.done, nil
 }
 

@@ -8,7 +8,12 @@ import (
 
 func TestImageReads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newFreezer(t, Config{MaxLease: 3 * time.Minute})
+		var told []Event
+		f := newFreezer(t, Config{MaxLease: 3 * time.Minute, Observer: func(e Event) {
+			if e.Kind == EventImageRead {
+				told = append(told, e)
+			}
+		}})
 		if _, err := f.BeginImageRead(1); err == nil {
 			t.Error("read of a freeze that never was")
 		}
@@ -24,6 +29,9 @@ func TestImageReads(t *testing.T) {
 		wantErr(t, err, ErrUnknownHold)
 		if n := f.Status().Freeze.ImageReads; n != 1 {
 			t.Errorf("%d reads", n)
+		}
+		if len(told) != 1 || !told[0].Time.Equal(time.Now()) || told[0].Freeze.ID != rec.ID || told[0].Freeze.ImageReads != 1 || told[0].Hold != nil {
+			t.Errorf("the observer was told %+v", told)
 		}
 		// Reading renews, not by every chunk, not backwards, up to the cap.
 		read := func() time.Time {

@@ -258,8 +258,9 @@ const (
 	EventHoldBegin  EventKind = "hold_begin"
 	EventHoldRenew  EventKind = "hold_renew"
 	EventHoldEnd    EventKind = "hold_end"
-	EventReported   EventKind = "reported" // it has ended, and somebody was told of all it lost
-	EventReleased   EventKind = "released" // a held caller went on, or left
+	EventImageRead  EventKind = "image_read" // a read of its image was begun
+	EventReported   EventKind = "reported"   // it has ended, and somebody was told of all it lost
+	EventReleased   EventKind = "released"   // a held caller went on, or left
 )
 
 // BlockedDone is a held caller's story, told when it ends.
