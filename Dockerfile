@@ -3,6 +3,12 @@
 #
 #   docker build -t permafrost .
 #   docker run -p 127.0.0.1:7433:7433 -v permafrost:/var/lib/permafrost permafrost
+#
+# With a mount that the host sees (docs/MOUNT.md):
+#
+#   mkdir -p /mnt/permafrost/fs
+#   docker run --device /dev/fuse --cap-add SYS_ADMIN --security-opt apparmor=unconfined -e PERMAFROST_MOUNT=/mnt/permafrost/fs \
+#     -v /mnt/permafrost:/mnt/permafrost:rshared -p 127.0.0.1:7433:7433 -v permafrost:/var/lib/permafrost permafrost
 FROM golang:1.26-bookworm AS build
 WORKDIR /src
 COPY go.mod go.sum ./

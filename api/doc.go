@@ -24,6 +24,7 @@
 //
 // Known holes. A requester that disappears after the answer to POST /freeze is
 // in the kernel's hands cannot be told from one that read it: its hold stands
-// until its lease ends. A client that uploads and disappears while its upload
-// pauses at the gate is noticed at the thaw.
+// until its lease ends. A client on another machine that disappears while its
+// upload pauses at the gate, with more under way than the socket's buffer takes,
+// is noticed at the thaw (see hangups).
 package api

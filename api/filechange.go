@@ -116,10 +116,13 @@ func (s *Server) passage(r *http.Request, op string, fp imagePath, wait time.Dur
 		return nil, freeze.ErrFrozen // before the body is read
 	}
 	c := callerOf(r)
-	p := &passage{rest: c.as(r.Context(), op, fp.abs(), true), cancel: func() {}}
-	p.first = c.as(r.Context(), op, fp.abs(), false)
+	ctx, cancel := s.untilHangup(r)
+	p := &passage{rest: c.as(ctx, op, fp.abs(), true), cancel: cancel}
+	p.first = c.as(ctx, op, fp.abs(), false)
 	if wait > 0 {
 		p.first, p.cancel = context.WithTimeout(p.rest, wait)
+		stop := p.cancel
+		p.cancel = func() { stop(); cancel() }
 	}
 	return p, nil
 }

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -119,7 +120,7 @@ func (s *Server) serveFile(w http.ResponseWriter, r *http.Request, fp imagePath,
 	h.Set("Content-Type", mediaBytes)
 	h.Set("Content-Disposition", disposition(fp.name()))
 	body := &fileReader{ctx: r.Context(), fs: s.fs(), ino: a.Ino, size: a.Size}
-	return s.serveContent(w, r, a.Mtime, body)
+	return s.serveContent(w, r, a.Mtime, a.Size, body)
 }
 
 // failingReader is content whose reads may fail; failed remembers the first
@@ -132,19 +133,20 @@ type failingReader interface {
 // serveContent answers with content, whole or in ranges, and breaks the
 // connection if it cannot all be read. ServeContent's own refusals become
 // problem documents.
-func (s *Server) serveContent(w http.ResponseWriter, r *http.Request, modified time.Time, content failingReader) error {
+func (s *Server) serveContent(w http.ResponseWriter, r *http.Request, modified time.Time, size int64, content failingReader) error {
 	cw := &contentWriter{ResponseWriter: w}
-	http.ServeContent(cw, r, "", modified, content)
+	http.ServeContent(cw, withRange(r, size), "", modified, content)
 	if err := content.failed(); err != nil {
 		return err // begun: fail breaks the connection; not begun: a plain refusal
 	}
 	if cw.err != nil {
 		return fmt.Errorf("%w: %w", errAborted, cw.err)
 	}
+	cw.begin()
 	switch cw.refused {
 	case http.StatusRequestedRangeNotSatisfiable:
-		p := problem(kindRange, "the content has no bytes in the range %s", shorten(r.Header.Get("Range")))
-		p.Header = http.Header{"Content-Range": {cw.Header().Get("Content-Range")}}
+		p := problem(kindRange, "the content has %d bytes and none in the range %s; ask for bytes=0-%d or a part of it", size, shorten(r.Header.Get("Range")), size-1)
+		p.Header = http.Header{"Content-Range": {fmt.Sprintf("bytes */%d", size)}}
 		return p
 	case http.StatusPreconditionFailed:
 		return problem(kindPrecondition, "the content is %s now", w.Header().Get("Etag"))
@@ -154,9 +156,12 @@ func (s *Server) serveContent(w http.ResponseWriter, r *http.Request, modified t
 	return problem(kindInternal, "the content could not be served (%d)", cw.refused)
 }
 
-// contentWriter keeps back the refusals of ServeContent.
+// contentWriter keeps back the refusals of ServeContent, and the header of its
+// answer until the first bytes have been read: if they cannot be, the answer is
+// a problem, not a connection that breaks.
 type contentWriter struct {
 	http.ResponseWriter
+	status  int   // of an answer that is not begun yet; 0: it is. Owned by the handler.
 	refused int   // status of a refusal; 0: none. Owned by the handler.
 	err     error // first failure to write. Owned by the handler.
 }
@@ -166,13 +171,22 @@ func (w *contentWriter) WriteHeader(status int) {
 		w.refused = status
 		return
 	}
-	w.ResponseWriter.WriteHeader(status)
+	w.status = status
+}
+
+// begin sends the header.
+func (w *contentWriter) begin() {
+	if w.status != 0 {
+		w.ResponseWriter.WriteHeader(w.status)
+		w.status = 0
+	}
 }
 
 func (w *contentWriter) Write(p []byte) (int, error) {
 	if w.refused != 0 {
 		return len(p), nil
 	}
+	w.begin()
 	n, err := w.ResponseWriter.Write(p)
 	w.note(err)
 	return n, err
@@ -182,6 +196,15 @@ func (w *contentWriter) Write(p []byte) (int, error) {
 func (w *contentWriter) ReadFrom(src io.Reader) (n int64, err error) {
 	if w.refused != 0 {
 		return io.Copy(io.Discard, src)
+	}
+	if w.status != 0 {
+		first := make([]byte, 64<<10)
+		n, err := src.Read(first)
+		if n == 0 && err != nil && err != io.EOF {
+			return 0, err // the reader remembers it
+		}
+		w.begin()
+		src = io.MultiReader(bytes.NewReader(first[:n]), src)
 	}
 	if rf, ok := w.ResponseWriter.(io.ReaderFrom); ok {
 		n, err = rf.ReadFrom(src)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"time"
 
 	"permafrost/core"
 	"permafrost/core/freeze"
@@ -49,7 +50,7 @@ func (s *Server) getImage(w http.ResponseWriter, r *http.Request, p *imageParams
 		}
 	}
 	if r.Method != http.MethodHead {
-		if _, err := s.fs().Freezer().BeginImageRead(p.ID); err != nil {
+		if img.told, err = s.fs().Freezer().BeginImageRead(p.ID, callerOf(r).name()); err != nil {
 			return s.endedImage(p.ID)
 		}
 	}
@@ -57,7 +58,23 @@ func (s *Server) getImage(w http.ResponseWriter, r *http.Request, p *imageParams
 	h.Set("ETag", fmt.Sprintf(`"f%d-g%d-%s"`, p.ID, rec.Generation, st.InstanceID))
 	h.Set("Content-Type", mediaBytes)
 	h.Set("Content-Disposition", disposition(fmt.Sprintf("permafrost-freeze-%d.img", p.ID)))
-	return s.serveContent(w, r, rec.FrozenAt, img)
+	defer s.cutAtEnd(w)()
+	return s.serveContent(w, r, rec.FrozenAt, img.size, img)
+}
+
+// cutAtEnd ends an answer that waits for its reader when the server ends: the
+// freeze ends with it, so nothing that could still be sent is of use, and a
+// reader who takes nothing would hold up the stop.
+func (s *Server) cutAtEnd(w http.ResponseWriter) (sent func()) {
+	over := make(chan struct{})
+	go func() {
+		select {
+		case <-s.done:
+			_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(s.limits.drain))
+		case <-over:
+		}
+	}()
+	return func() { close(over) }
 }
 
 // standingImage is the freeze whose image is asked for, if it stands.
@@ -89,8 +106,9 @@ type imageReader struct {
 	id    uint64
 	size  int64
 	off   int64
-	err   error        // first failure
-	renew func() error // nil: reading renews nothing
+	err   error             // first failure
+	renew func() error      // nil: reading renews nothing
+	told  *freeze.ImageRead // nil for HEAD, which reads nothing
 }
 
 // Read implements io.Reader.
@@ -113,6 +131,9 @@ func (f *imageReader) Read(p []byte) (int, error) {
 	if n == 0 {
 		f.err = fmt.Errorf("read image of freeze %d at %d: %w", f.id, f.off, io.ErrUnexpectedEOF)
 		return 0, f.err
+	}
+	if f.told != nil {
+		f.told.Add(n)
 	}
 	return n, nil
 }

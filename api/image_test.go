@@ -8,7 +8,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -59,6 +61,42 @@ func TestImage(t *testing.T) {
 		t.Error("two freezes share a tag")
 	}
 	r.thawed("holder=h")
+}
+
+// TestImageInSmallRanges: a reader of very many small ranges is a few events,
+// which say who it was and how much it read.
+func TestImageInSmallRanges(t *testing.T) {
+	r := newRig(t, rigOptions{})
+	var mu sync.Mutex
+	told := map[string][2]uint64{} // reader -> requests, bytes
+	events := 0
+	r.observed = func(e *freeze.Event) {
+		mu.Lock()
+		defer mu.Unlock()
+		if u := e.Reads; u != nil {
+			events++
+			told[u.Reader] = [2]uint64{told[u.Reader][0] + u.Requests, told[u.Reader][1] + u.Bytes}
+		}
+	}
+	f := r.frozen("holder=h")
+	path := fmt.Sprintf("/freezes/%v/image", f["id"])
+	begun := time.Now()
+	const requests = 1000
+	for i := range requests {
+		r.call("GET", path, nil, fmt.Sprintf("Range: bytes=%d-%d", i*512, i*512+511)).want(206)
+	}
+	r.callBy(r.local, "GET", "http://localhost"+path, nil, "Range: bytes=0-99").want(206)
+	r.call("HEAD", path, nil).want(200) // reads nothing
+	r.thawed("holder=h")
+	uid := fmt.Sprint("uid:", os.Getuid())
+	until(t, "all is told", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return told["127.0.0.1"] == [2]uint64{requests, requests * 512} && told[uid] == [2]uint64{1, 100}
+	})
+	if atMost := 5 + int(time.Since(begun)/(2*time.Second)); events > atMost {
+		t.Errorf("%d events of %d reads, want at most %d", events, requests, atMost)
+	}
 }
 
 // TestImageStoppedReader: a client that stops reading in the middle, then a

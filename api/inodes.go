@@ -50,7 +50,7 @@ type InodeView struct {
 	Dirty           bool     `json:"dirty" doc:"It has dirty pages."`
 	DirtyPagesTotal uint64   `json:"dirty_pages_total" doc:"How many."`
 	DirtySince      stamp    `json:"dirty_since" doc:"First store of the dirty period."`
-	MappingsTotal   int      `json:"mappings_total" doc:"Shared mappings of programs."`
+	MappingsTotal   int      `json:"mappings_total" doc:"Shared mappings of attached programs. Those through the mount are not known."`
 }
 
 // inodeDetail is one inode.
@@ -59,7 +59,7 @@ type inodeDetail struct {
 	DirtyRanges  []pageRange   `json:"dirty_ranges" doc:"Dirty pages, as runs; a bounded number."`
 	Extents      []extentView  `json:"extents" doc:"Where its pages lie; at most 1000."`
 	ExtentsTotal int           `json:"extents_total" doc:"How many extents were found."`
-	Mappings     []mappingView `json:"mappings" doc:"Programs that map it."`
+	Mappings     []mappingView `json:"mappings" doc:"Programs that map it, and those that have it open through the mount so that they may: see GET /mappings."`
 }
 
 // extentView maps pages of a file to blocks of the image.
@@ -132,6 +132,9 @@ func (s *Server) getInode(w http.ResponseWriter, r *http.Request, p *inodeNumber
 	info, extents, mappings, err := s.fs().InodeDetail(r.Context(), ino)
 	if err != nil {
 		return inodeProblem(ino, err)
+	}
+	if s.opt.Mount != nil {
+		mappings = append(mappings, s.opt.Mount.Mappings(ino)...)
 	}
 	v := inodeDetail{InodeView: viewInode(&info), DirtyRanges: viewRuns(info.DirtyRuns), Extents: []extentView{},
 		ExtentsTotal: len(extents), Mappings: []mappingView{}}

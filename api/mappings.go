@@ -16,27 +16,35 @@ type listParams struct {
 	Cursor *uint64 `param:"cursor" doc:"The next_cursor of the answer before."`
 }
 
-// mappingView is a program's shared mapping of part of a file.
+// mappingsParams are the parameters of GET /mappings.
+type mappingsParams struct {
+	WayIn  string  `param:"way_in" enum:"attach,mount" doc:"Only mappings that came in so."`
+	Limit  int     `param:"limit" default:"100" doc:"Items in one answer, at most 1000."`
+	Cursor *uint64 `param:"cursor" doc:"The next_cursor of the answer before."`
+}
+
+// mappingView is a program's shared mapping of part of a file, or a file that may be
+// mapped through the mount.
 type mappingView struct {
 	ID                 uint64      `json:"id" doc:"Of the mapping."`
-	WayIn              string      `json:"way_in" enum:"attach,mount" doc:"How it came in."`
+	WayIn              string      `json:"way_in" enum:"attach,mount" doc:"How it came in. attach: it is mapped. mount: the file is open for reading and writing, and may be mapped: the kernel does not tell whether it is, nor which pages."`
 	PID                int         `json:"pid" doc:"Process."`
-	Command            string      `json:"command" doc:"Its name when it connected."`
+	Command            string      `json:"command" doc:"Its name when it connected, or opened the file."`
 	UID                uint32      `json:"uid" doc:"Its user."`
 	Ino                uint64      `json:"ino" doc:"Inode."`
 	Path               string      `json:"path" doc:"Of the inode."`
 	Href               string      `json:"href" doc:"Where its bytes are served."`
 	Writable           bool        `json:"writable" doc:"The program may store to it."`
-	Ranges             []pageRange `json:"ranges" doc:"Pages of the file that are mapped."`
-	WritablePagesTotal uint64      `json:"writable_pages_total" doc:"Pages a store reaches without a fault, at most."`
-	DirtyPagesTotal    uint64      `json:"dirty_pages_total" doc:"Pages stored to and not yet flushed."`
-	Since              stamp       `json:"since" doc:"When it was mapped."`
+	Ranges             []pageRange `json:"ranges" doc:"Pages of the file that are mapped; empty for way_in mount."`
+	WritablePagesTotal uint64      `json:"writable_pages_total" doc:"Pages a store reaches without a fault, at most; 0 for way_in mount."`
+	DirtyPagesTotal    uint64      `json:"dirty_pages_total" doc:"Pages stored to and not yet flushed; 0 for way_in mount."`
+	Since              stamp       `json:"since" doc:"When it was mapped, or opened."`
 }
 
 func (s *Server) mappingRoutes() {
 	route(s, operation{
 		method: http.MethodGet, pattern: "/mappings", id: "list-mappings", tag: tagInspect,
-		summary: "Programs' mappings", description: "Who maps which part of which file, and may store to how much of it.",
+		summary: "Programs' mappings", description: "Who maps which part of which file, and may store to how much of it; and who has files open through the mount so that they may be mapped.",
 		answers: []answer{{status: 200, describe: "One page.", body: page[mappingView]{}}},
 	}, s.listMappings)
 	route(s, operation{
@@ -60,10 +68,16 @@ func viewRuns(runs []core.PageRun) []pageRange {
 	return v
 }
 
-func (s *Server) listMappings(w http.ResponseWriter, r *http.Request, p *listParams) error {
+func (s *Server) listMappings(w http.ResponseWriter, r *http.Request, p *mappingsParams) error {
 	all := s.fs().Mappings()
+	if s.opt.Mount != nil {
+		all = append(all, s.opt.Mount.Mappings(0)...)
+	}
+	if p.WayIn != "" {
+		all = slices.DeleteFunc(all, func(m core.MappingInfo) bool { return m.WayIn != p.WayIn })
+	}
 	slices.SortFunc(all, func(a, b core.MappingInfo) int { return cmp.Compare(a.ID, b.ID) })
-	v, err := slicePage(all, p, func(m *core.MappingInfo) uint64 { return m.ID }, viewMapping)
+	v, err := slicePage(all, &listParams{Limit: p.Limit, Cursor: p.Cursor}, func(m *core.MappingInfo) uint64 { return m.ID }, viewMapping)
 	if err != nil {
 		return err
 	}

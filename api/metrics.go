@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"permafrost/core"
 	"permafrost/core/freeze"
 	"permafrost/store"
 )
@@ -93,8 +94,15 @@ var stateMetrics = []struct {
 	{"permafrost_dirty_pages", "Dirty pages.", nil},
 	{"permafrost_inodes", "Inodes in the image.", nil},
 	{"permafrost_inodes_cached", "Inodes in memory.", nil},
-	{"permafrost_mappings", "Shared mappings of programs.", nil},
+	{"permafrost_mappings", "Shared mappings of attached programs.", nil},
 	{"permafrost_attach_clients", "Programs attached.", nil},
+	{"permafrost_mount_up", "1 while the FUSE mount serves, 0 once somebody has ended it; not there without one.", nil},
+	{"permafrost_mount_open_files", "Files open through the mount.", nil},
+	{"permafrost_mount_writable_files", "Files open through the mount for reading and writing: those that may be mapped writably.", nil},
+	{"permafrost_mount_requests_inside", "Requests of the mount that are being answered, held ones included.", nil},
+	{"permafrost_mount_requests_held", "Requests of the mount that wait for a thaw, replies to write-backs included.", nil},
+	{"permafrost_mount_requests_refused_total", "Requests of the mount that were refused because too many waited for a thaw.", nil},
+	{mountSeconds, "Time to answer a request of the mount, waiting for a thaw included, by kind.", []string{"op"}},
 	{"permafrost_space_bytes", "Space in the image.", []string{"kind"}},
 	{"permafrost_generation", "Newest durable commit.", nil},
 	{"permafrost_commits_total", "Commits since the start.", nil},
@@ -102,11 +110,21 @@ var stateMetrics = []struct {
 	{"permafrost_fsyncs_total", "Syncs since the start.", nil},
 	{"permafrost_faults_total", "First stores to clean pages since the start.", nil},
 	{"permafrost_operations_total", "Operations since the start, by kind.", []string{"op"}},
-	{"permafrost_bad_blocks", "Blocks that could not be read.", nil},
+	{"permafrost_bad_blocks", "Blocks on the bad-block list.", nil},
+	{"permafrost_bad_blocks_pending", "Bad blocks that wait for the thaw to be recorded.", nil},
+	{"permafrost_data_errors_total", "Accesses of file data that met a bad block, since the start.", nil},
+	{"permafrost_metadata_errors_total", "Damaged blocks of metadata met since the start. Any makes the file system read-only.", nil},
+	{"permafrost_scrub_running", "1 while a scrub is under way, held ones included.", nil},
+	{"permafrost_scrub_progress_ratio", "How much of the metadata the running or the last scrub has read, 0 to 1.", nil},
+	{"permafrost_scrub_nodes_total", "Metadata nodes that scrubs have read since the start.", nil},
+	{"permafrost_scrub_last_end_timestamp_seconds", "When the newest scrub came to its end; 0: none since the start.", nil},
 	{"permafrost_pending_orphans", "Unlinked inodes whose blocks are not freed yet.", nil},
-	{"permafrost_read_only", "1 after a failed flush or commit.", nil},
+	{"permafrost_read_only", "1 after a failed flush or commit, or damage to the metadata.", nil},
 	{"permafrost_events_dropped_total", "Events that nobody took in time.", nil},
 	{"permafrost_event_streams", "Clients of GET /events.", nil},
+	{"permafrost_http_connections", "Connections open, all listeners together.", nil},
+	{"permafrost_http_connections_max", "From how many on only urgent calls are answered.", nil},
+	{"permafrost_http_connections_refused_total", "Requests answered 503 because too many connections were open.", nil},
 	{"permafrost_ledger_degraded", "1 while the ledger cannot be written.", nil},
 	{"permafrost_tree_depth", "Levels of the metadata tree.", nil},
 }
@@ -135,6 +153,9 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(c.descs[name], prometheus.CounterValue, float64(v), labels...)
 	}
 	gauge("permafrost_event_streams", float64(c.s.streams.Load()))
+	gauge("permafrost_http_connections", float64(c.s.conns.count()))
+	gauge("permafrost_http_connections_max", float64(c.s.conns.limit))
+	counter("permafrost_http_connections_refused_total", c.s.conns.refused.Load())
 	if l := c.s.opt.Ledger; l != nil {
 		health, _ := l.Health()
 		gauge("permafrost_ledger_degraded", one(health != store.OK))
@@ -142,6 +163,7 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	if a := c.s.opt.Attach; a != nil {
 		gauge("permafrost_attach_clients", float64(a.Clients()))
 	}
+	c.collectMount(ch, gauge, counter)
 	fs := c.s.fs()
 	gauge("permafrost_up", one(fs != nil))
 	if fs == nil {
@@ -168,11 +190,28 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	for op, n := range st.OpsTotal {
 		counter("permafrost_operations_total", n, op)
 	}
-	gauge("permafrost_bad_blocks", float64(st.BadBlocks))
+	c.collectDamage(gauge, counter, &st)
 	gauge("permafrost_pending_orphans", float64(st.PendingOrphans))
 	gauge("permafrost_read_only", one(st.Degraded != nil))
 	counter("permafrost_events_dropped_total", st.EventsDropped)
 	gauge("permafrost_tree_depth", float64(st.TreeDepth))
+}
+
+// collectDamage shows what is bad, and how far the search for it is.
+func (c *stateCollector) collectDamage(gauge func(string, float64, ...string), counter func(string, uint64, ...string), st *core.Status) {
+	gauge("permafrost_bad_blocks", float64(st.BadBlocks))
+	gauge("permafrost_bad_blocks_pending", float64(st.BadBlocksPending))
+	counter("permafrost_data_errors_total", st.DataErrors)
+	counter("permafrost_metadata_errors_total", st.MetadataErrors)
+	scrub := &st.Scrub
+	gauge("permafrost_scrub_running", one(scrub.State != core.ScrubIdle))
+	gauge("permafrost_scrub_progress_ratio", float64(scrub.Nodes)/float64(max(scrub.Of, 1)))
+	counter("permafrost_scrub_nodes_total", scrub.NodesTotal)
+	ended := 0.0
+	if !scrub.EndedAt.IsZero() {
+		ended = float64(scrub.EndedAt.UnixNano()) / 1e9
+	}
+	gauge("permafrost_scrub_last_end_timestamp_seconds", ended)
 }
 
 // collectFreezes shows the freeze that stands and the one before.

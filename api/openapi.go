@@ -135,6 +135,9 @@ func (s *Server) documentProblems(d *huma.Operation, op *operation, ps *paramSet
 	if !op.early {
 		ks = append(ks, kindStarting)
 	}
+	if !urgent[op.pattern] {
+		ks = append(ks, kindTooManyConns)
+	}
 	byStatus := map[int][]string{}
 	for _, k := range ks {
 		if line := "`" + k.name + "`"; !slices.Contains(byStatus[k.status], line) {

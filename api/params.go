@@ -128,7 +128,7 @@ func (ps *paramSet) collect(w http.ResponseWriter, r *http.Request) (map[string]
 		}
 		if len(pairs) > 0 && len(fromBody) > 0 {
 			return nil, problem(kindTwoPlaces, "the query has %s and the body has %s; put all parameters in one of them",
-				pairs[0].name, fromBody[0].name).with("parameter", fromBody[0].name)
+				shorten(pairs[0].name), shorten(fromBody[0].name)).with("parameter", fromBody[0].name)
 		}
 		pairs = append(pairs, fromBody...)
 	}

@@ -1,8 +1,6 @@
 package api
 
 import (
-	"bytes"
-	"fmt"
 	"io"
 	"math"
 	"net/http"
@@ -49,47 +47,6 @@ func TestNearest(t *testing.T) {
 	if nearest("x", nil) != "" {
 		t.Error("something is nearest among nothing")
 	}
-}
-
-// FuzzPairs: whatever comes as a query or a JSON body is read or refused.
-func FuzzPairs(f *testing.F) {
-	for _, s := range []string{"a=1&b=2", "a", "a=%zz", "&&&", `{"a":1}`, `{"a":`, `{"a":1}x`, "=", `{"":null}`, "\xff=\x00"} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, s string) {
-		for _, read := range []func() ([]pair, error){
-			func() ([]pair, error) { return splitPairs(s) },
-			func() ([]pair, error) { return jsonPairs([]byte(s)) },
-		} {
-			if _, err := read(); err != nil {
-				if p, ok := err.(*Problem); !ok || p.Detail == "" {
-					t.Errorf("%q: %v is not a refusal", s, err)
-				}
-			}
-		}
-	})
-}
-
-// FuzzPath: a path that is taken has only names that can be.
-func FuzzPath(f *testing.F) {
-	for _, s := range []string{"a/b", "a//b", "../a", "%2e%2e", "a%2Fb", "a%00", "%ff", "a/", ""} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, s string) {
-		p, err := splitPath(s, func(n string) (string, error) { return n, nil })
-		if err != nil {
-			return
-		}
-		for _, n := range p.names {
-			if n == "" || n == "." || n == ".." || len(n) > maxNameBytes || bytes.ContainsAny([]byte(n), "/\x00") {
-				t.Errorf("%q has the name %q", s, n)
-			}
-		}
-		again, err := parseImagePath(p.abs())
-		if err != nil || fmt.Sprint(again.names) != fmt.Sprint(p.names) {
-			t.Errorf("%q: %q is read as %v, %v", s, p.abs(), again.names, err)
-		}
-	})
 }
 
 // TestCopies: an answer copies the bytes of a file, it never hands the file's

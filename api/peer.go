@@ -24,11 +24,15 @@ type peer struct {
 	comm  string
 }
 
-type peerKey struct{}
+type (
+	peerKey struct{}
+	connKey struct{}
+)
 
 // ConnContext records who opened a connection. It belongs in the http.Server
 // (see HTTPServer): once a connection, not once a request.
 func (s *Server) ConnContext(ctx context.Context, c net.Conn) context.Context {
+	ctx = s.conns.markReserved(context.WithValue(ctx, connKey{}, c), c)
 	uc, ok := c.(*net.UnixConn)
 	if !ok {
 		return ctx

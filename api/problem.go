@@ -72,7 +72,11 @@ func (s *Server) problemOf(err error) *Problem {
 	}
 	for _, row := range sentinels {
 		if errors.Is(err, row.err) {
-			return s.decorate(problem(row.kind, "%s", explain(err, row.err, row.next)).because(err), nil)
+			p := problem(row.kind, "%s", explain(err, row.err, row.next)).because(err)
+			if b, ok := core.DamagedBlock(err); ok {
+				p.with("block", uint64(b))
+			}
+			return s.decorate(p, nil)
 		}
 	}
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
@@ -117,7 +121,7 @@ var sentinels = []struct {
 	{core.ErrTooManyLink, kindTooManyLinks, ""},
 	{core.ErrMapped, kindMapped, "; end the programs that map it (GET /mappings names them)"},
 	{core.ErrReadOnly, kindReadOnly, "; GET /readyz has the cause: restart the appliance after mending it"},
-	{core.ErrIO, kindIOError, "; permafrost check on the image tells how far it goes"},
+	{core.ErrIO, kindIOError, "; GET /badblocks and GET /scrub tell how far it goes"},
 	{core.ErrNotSupp, kindNotSupported, ""},
 	{core.ErrNXIO, kindBadParameter, ""},
 	{store.ErrNotFound, kindNotInLedger, ""},

@@ -113,8 +113,9 @@ type progressWriter struct {
 	http.ResponseWriter
 	rc     *http.ResponseController
 	lim    *limits
-	status int   // 0 until the header is written
-	bytes  int64 // of body
+	ending <-chan struct{} // closed when the server begins to end
+	status int             // 0 until the header is written
+	bytes  int64           // of body
 }
 
 // Unwrap serves http.ResponseController.
@@ -178,13 +179,22 @@ func (w *progressWriter) ReadFrom(src io.Reader) (total int64, err error) {
 	}
 }
 
-func (w *progressWriter) extend() { _ = w.rc.SetWriteDeadline(time.Now().Add(w.lim.writeIdle)) }
+// extend gives the next write its time: little of it once the server is ending,
+// which may begin at any moment, so it is looked at afterwards.
+func (w *progressWriter) extend() {
+	_ = w.rc.SetWriteDeadline(time.Now().Add(w.lim.writeIdle))
+	select {
+	case <-w.ending:
+		_ = w.rc.SetWriteDeadline(time.Now().Add(w.lim.drain))
+	default:
+	}
+}
 
 // withProgress puts both deadlines around a handler.
 func (s *Server) withProgress(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rc := http.NewResponseController(w)
-		pw := &progressWriter{ResponseWriter: w, rc: rc, lim: &s.limits}
+		pw := &progressWriter{ResponseWriter: w, rc: rc, lim: &s.limits, ending: s.done}
 		if r.Body != nil && r.Body != http.NoBody {
 			body := &progressBody{ReadCloser: r.Body, rc: rc, lim: &s.limits}
 			r.Body = body

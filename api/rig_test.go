@@ -25,17 +25,18 @@ import (
 // rig is a whole appliance without its programs: an image in a memfd or a file,
 // a ledger, and the surface on a TCP listener and a Unix socket.
 type rig struct {
-	t      *testing.T
-	dir    string
-	medium *faultyMedium
-	fs     *core.FS
-	ledger *store.Ledger
-	srv    *Server
-	hosts  string // address of the TCP listener
-	base   string // URL of it
-	sock   string // path of the Unix socket
-	local  *http.Client
-	broken bool // the test broke the image's medium on purpose: no check at the end
+	t        *testing.T
+	dir      string
+	medium   *faultyMedium
+	fs       *core.FS
+	ledger   *store.Ledger
+	srv      *Server
+	hosts    string // address of the TCP listener
+	base     string // URL of it
+	sock     string // path of the Unix socket
+	local    *http.Client
+	observed func(*freeze.Event) // sees every event of freezes; set before the first
+	broken   bool                // the test broke the image's medium on purpose: no check at the end
 }
 
 // rigOptions change what newRig makes.
@@ -117,7 +118,7 @@ func (r *rig) listen() []*http.Server {
 	for _, l := range []net.Listener{tcp, unix} {
 		srv := r.srv.HTTPServer()
 		servers = append(servers, srv)
-		go func() { _ = srv.Serve(l) }()
+		go func() { _ = srv.Serve(r.srv.Limit(l)) }()
 	}
 	return servers
 }
@@ -137,6 +138,9 @@ func (r *rig) checkImage(ctx context.Context) {
 func (r *rig) record(done chan struct{}) {
 	defer close(done)
 	for e := range r.fs.Events() {
+		if e.Freeze != nil && r.observed != nil {
+			r.observed(e.Freeze)
+		}
 		switch {
 		case e.Freeze != nil && e.Freeze.Wait != nil:
 			b := e.Freeze.Wait

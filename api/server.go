@@ -13,6 +13,7 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	"permafrost/core"
+	"permafrost/core/format"
 	"permafrost/store"
 )
 
@@ -40,6 +41,13 @@ type Attach interface {
 	Clients() int
 }
 
+// Mount is what this package shows of the FUSE mount.
+type Mount interface {
+	Status() core.MountStatus
+	// Mappings lists the files that may be mapped through it: of one inode, or all for 0.
+	Mappings(ino format.Ino) []core.MappingInfo
+}
+
 // Options configures a Server. Immutable once given to New.
 type Options struct {
 	// FS may be nil: then everything but health and documents answers 503
@@ -49,6 +57,10 @@ type Options struct {
 	Ledger Ledger
 	// Attach may be nil: programs cannot map files directly.
 	Attach Attach
+	// AttachRefused says why Attach is nil, and what to use instead.
+	AttachRefused string
+	// Mount may be nil: there is no FUSE mount.
+	Mount Mount
 	// Version of the program.
 	Version string
 	// Listen are the URLs it listens on, for people.
@@ -61,6 +73,9 @@ type Options struct {
 	LeaseMax time.Duration
 	// MaxStreams bounds event streams; 0: 256.
 	MaxStreams int
+	// MaxConnections bounds open connections of all listeners that Limit was
+	// called for; 0: DefaultMaxConnections.
+	MaxConnections int
 	// NotReady gives further reasons not to be ready; may be nil.
 	NotReady func() []string
 	Logger   *slog.Logger
@@ -77,8 +92,11 @@ type Server struct {
 	doc     *huma.OpenAPI    // immutable after New
 	openapi []byte           // immutable after New: doc rendered
 	metrics *metrics         // immutable
+	inside  atomic.Int64     // requests being answered
 	started time.Time        // immutable
 	limits  limits           // immutable once it serves
+	hangups hangups          // has its own lock
+	conns   connections      // has its own lock
 
 	fsys    atomic.Pointer[core.FS] // nil until mounted
 	done    chan struct{}           // closed by Close: streams end
@@ -100,11 +118,15 @@ func New(o Options) (*Server, error) {
 	if o.MaxStreams == 0 {
 		o.MaxStreams = 256
 	}
+	if o.MaxConnections == 0 {
+		o.MaxConnections = DefaultMaxConnections
+	}
 	s := &Server{opt: o, log: o.Logger, now: o.Now, router: chi.NewRouter(), doc: newDocument(o.Version),
 		started: o.Now(), limits: defaultLimits, done: make(chan struct{})}
 	if o.FS != nil {
 		s.fsys.Store(o.FS)
 	}
+	s.conns.init(o.MaxConnections)
 	s.metrics = newMetrics(s)
 	s.router.NotFound(s.notFound)
 	s.router.MethodNotAllowed(s.methodNotAllowed)
@@ -113,7 +135,7 @@ func New(o Options) (*Server, error) {
 	if s.openapi, err = s.render(); err != nil {
 		return nil, err
 	}
-	s.handler = s.withProgress(withHeaders(s.withHosts(s.withSameSite(s.router))))
+	s.handler = s.withProgress(withHeaders(s.withReserve(s.withHosts(s.withSameSite(s.router)))))
 	return s, nil
 }
 
@@ -126,6 +148,7 @@ func (s *Server) routes() {
 	s.fileRoutes()
 	s.inodeRoutes()
 	s.mappingRoutes()
+	s.damageRoutes()
 	s.sampleRoute()
 	s.statusRoute()
 	s.eventRoute()
@@ -140,7 +163,25 @@ func (s *Server) routes() {
 }
 
 // ServeHTTP implements http.Handler.
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.inside.Add(1)
+	defer s.inside.Add(-1)
+	s.handler.ServeHTTP(w, r)
+}
+
+// Drained waits until no request is being answered. http.Server.Close cuts off
+// connections and does not wait for who answers on them: they use the file system
+// for a moment longer. Errors: ctx's.
+func (s *Server) Drained(ctx context.Context) error {
+	for s.inside.Load() > 0 {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Millisecond):
+		}
+	}
+	return nil
+}
 
 // Mounted hands in the file system of a server that was started without one.
 func (s *Server) Mounted(fs *core.FS) { s.fsys.Store(fs) }
@@ -149,7 +190,7 @@ func (s *Server) Mounted(fs *core.FS) { s.fsys.Store(fs) }
 func (s *Server) fs() *core.FS { return s.fsys.Load() }
 
 // HTTPServer is an http.Server for this surface with its limits set; one serves
-// any number of listeners. Deadlines of bodies and answers are kept by
+// any number of listeners, each through Limit. Deadlines of bodies and answers are kept by
 // withProgress, so that streams live as long as they move.
 func (s *Server) HTTPServer() *http.Server {
 	srv := &http.Server{
@@ -158,6 +199,7 @@ func (s *Server) HTTPServer() *http.Server {
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
 		ConnContext:       s.ConnContext,
+		ConnState:         s.conns.state,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	srv.RegisterOnShutdown(s.Close)

@@ -23,14 +23,20 @@ type statusView struct {
 	Space          spaceView            `json:"space" doc:"Of the image."`
 	Inodes         inodeCounts          `json:"inodes" doc:"Inodes."`
 	DirtyPages     uint64               `json:"dirty_pages_total" doc:"Pages stored to and not yet flushed."`
-	Mappings       uint64               `json:"mappings_total" doc:"Shared mappings of programs."`
+	Mappings       uint64               `json:"mappings_total" doc:"Shared mappings of attached programs. Those through the mount are not known: see mount."`
 	Blocked        uint64               `json:"blocked_total" doc:"Callers held now."`
-	BadBlocks      uint64               `json:"bad_blocks_total" doc:"Blocks retired because they were bad: never allocated again."`
+	BadBlocks      uint64               `json:"bad_blocks_total" doc:"Blocks that are bad, and never allocated again: GET /badblocks."`
+	BadPending     uint64               `json:"bad_blocks_pending_total" doc:"Bad blocks that were met and are recorded after the thaw."`
+	DataErrors     uint64               `json:"data_errors_total" doc:"Accesses of file data that met a bad block, since the start."`
+	MetadataErrors uint64               `json:"metadata_errors_total" doc:"Damaged blocks of metadata met since the start; more than 0: the file system is read-only."`
+	Scrub          scrubStatusView      `json:"scrub" doc:"The background check of all metadata."`
 	PendingOrphans uint64               `json:"pending_orphans_total" doc:"Unlinked inodes whose blocks are not freed yet."`
 	EventsDropped  uint64               `json:"events_dropped_total" doc:"Events nobody took in time."`
 	Ledger         ledgerView           `json:"ledger" doc:"The record of events."`
-	Mount          nullable[mountView]  `json:"mount" doc:"The FUSE mount."`
-	Attach         nullable[attachView] `json:"attach" doc:"The direct-mapping way in."`
+	Mount          nullable[mountView]  `json:"mount" doc:"The FUSE mount; null without one."`
+	MountEnded     string               `json:"mount_ended" doc:"Where it was mounted, if somebody has unmounted it since; empty otherwise. The appliance mounts again when it is restarted."`
+	Attach         nullable[attachView] `json:"attach" doc:"The direct-mapping way in; null where programs cannot map files."`
+	AttachRefused  string               `json:"attach_refused" doc:"Why programs cannot map files, and the way in to use instead; empty where they can."`
 }
 
 type pmemView struct {
@@ -59,10 +65,6 @@ type ledgerView struct {
 	Reason string `json:"reason" doc:"Why it is degraded."`
 }
 
-type mountView struct {
-	Dir string `json:"dir" doc:"Where it is mounted."`
-}
-
 type attachView struct {
 	Socket  string `json:"socket" doc:"Where programs attach."`
 	Clients int    `json:"clients" doc:"Programs attached."`
@@ -88,8 +90,11 @@ func (s *Server) getStatus(w http.ResponseWriter, r *http.Request, _ *noParams) 
 		Space:      spaceView{st.Space.Total, st.Space.Used, st.Space.Free},
 		Inodes:     inodeCounts{st.InodesTotal, st.InodesCached, st.InodesDirty},
 		DirtyPages: st.DirtyPages, Mappings: st.Mappings, Blocked: st.Blocked, BadBlocks: st.BadBlocks,
+		BadPending: st.BadBlocksPending, DataErrors: st.DataErrors, MetadataErrors: st.MetadataErrors,
+		Scrub:          scrubStatusView{State: st.Scrub.State, Nodes: st.Scrub.Nodes, NodesTotal: st.Scrub.Of, EndedAt: stamp(st.Scrub.EndedAt)},
 		PendingOrphans: st.PendingOrphans, EventsDropped: st.EventsDropped,
-		Ledger: s.viewLedger(),
+		Ledger:        s.viewLedger(),
+		AttachRefused: s.opt.AttachRefused,
 	}
 	if st.Degraded != nil {
 		v.Error = st.Degraded.Error()
@@ -102,6 +107,13 @@ func (s *Server) getStatus(w http.ResponseWriter, r *http.Request, _ *noParams) 
 	}
 	if s.opt.Attach != nil {
 		v.Attach.v = &attachView{Socket: s.opt.Attach.Socket(), Clients: s.opt.Attach.Clients()}
+	}
+	if s.opt.Mount != nil {
+		if m := s.opt.Mount.Status(); m.Ended {
+			v.MountEnded = m.Dir
+		} else {
+			v.Mount.v = viewMount(&m)
+		}
 	}
 	return writeJSON(w, r, http.StatusOK, v)
 }

@@ -29,7 +29,7 @@ type FreezeView struct {
 	Flushed         flushedView       `json:"flushed" doc:"What was made durable, before and in the window."`
 	WindowFlushed   flushedView       `json:"window_flushed" doc:"What was made durable in the window."`
 	Strategy        string            `json:"strategy" enum:"dirty,walk-all" doc:"How dirty pages were found."`
-	Modes           map[string]string `json:"modes" doc:"How the mappings of each way in were stopped: protect, collect, notify or none."`
+	Modes           map[string]string `json:"modes" doc:"How the mappings of each way in were stopped: protect (attach), collect or notify (mount), none. notify: the image is still and consistent, but stores through the mount may be missing that were made before others it has."`
 	LongestWaitUS   float64           `json:"longest_wait_us" doc:"The longest that anybody was held."`
 	BlockedTotal    uint64            `json:"blocked_total" doc:"Callers that were held."`
 	ImageReadsTotal uint64            `json:"image_reads_total" doc:"Reads of its image that were begun."`
@@ -54,7 +54,7 @@ type holdView struct {
 
 // phaseView is one step.
 type phaseView struct {
-	Name       string  `json:"name" enum:"intent,preclean,write,pagefault,sync,fs,complete" doc:"Which step."`
+	Name       string  `json:"name" enum:"intent,preclean,write,collect,pagefault,sync,fs,complete" doc:"Which step."`
 	DurationUS float64 `json:"duration_us" doc:"How long it took."`
 }
 

@@ -12,11 +12,18 @@ import (
 
 // Report is the outcome of Check.
 type Report struct {
-	Generation   format.Generation
-	Inodes       uint64
-	Directories  uint64
-	Nodes        uint64
-	DataBlocks   uint64
+	Generation  format.Generation
+	Inodes      uint64
+	Directories uint64
+	Nodes       uint64
+	DataBlocks  uint64
+	// Torn are slots of the commit ring that hold neither a whole commit nor
+	// nothing. A power cut in the middle of a commit leaves one, and so does damage
+	// to a commit record: nobody can tell which. A mount falls back over it.
+	Torn []format.Block
+	// Mended are slots of the ring of which one bit is wrong. They are read as they
+	// were; a power cut may leave one, and so may damage.
+	Mended       []format.Block
 	Problems     []Problem
 	ProblemTotal uint64 // Problems is bounded
 	Duration     time.Duration
@@ -74,6 +81,9 @@ const (
 // verifies it. It changes nothing. The image must not be in use, unless it is
 // frozen.
 //
+// Memory: 28 bytes an inode, up to 230 where inode numbers are far apart, some 100
+// a directory, a few bits a block, and the image's pages as far as there is room.
+//
 // The error says that nothing could be checked (see Mount, and ctx's); what is
 // wrong with an image that can be read is in the report.
 func Check(ctx context.Context, m pmem.Medium, progress func(done, total uint64)) (*Report, error) {
@@ -110,6 +120,7 @@ func checkImage(ctx context.Context, m pmem.Medium, hashMask uint64, progress fu
 	r := &c.r
 	c.finish(tr.Counters)
 	r.Generation, r.Nodes, r.DataBlocks = tr.Generation, tr.Nodes, tr.Data
+	r.Torn, r.Mended = tr.Torn, tr.Mended
 	for _, p := range tr.Problems {
 		kind := ProblemTree
 		if p.Key != (tree.Key{}) {

@@ -14,22 +14,31 @@ type recordChecker struct {
 	r        Report
 	seed     format.HashSeed
 	hashMask uint64
-	inodes   map[format.Ino]checkedInode
+	inodes   checkedInodes
 	dirs     map[format.Ino]checkedDir
 	orphans  map[format.Ino]struct{}
+	bad      badOwners
 	cur      currentInode
 }
 
-// checkedInode is what must agree about one inode in the end.
-type checkedInode struct {
-	// balance is the sum of the hashes of the names that mean the inode, less
-	// that of the back-pointers it has: 0 when both are the same sets.
-	balance uint64
-	names   uint32 // entries that mean it
-	ptrs    uint32 // back-pointers it has
-	nlink   uint32
-	typ     uint8 // mode >> 12; 0: there is no such inode
-	named   uint8 // type in the last entry seen
+// badOwners is the bad blocks that are said to be a page of an inode, until the
+// extent that has it comes by.
+type badOwners map[format.Ino]map[format.Page]format.Block
+
+func (o badOwners) add(b format.Block, d format.BadData) {
+	if o[d.Ino] == nil {
+		o[d.Ino] = make(map[format.Page]format.Block)
+	}
+	o[d.Ino][d.Page] = b
+}
+
+// found takes out what an extent of an inode has.
+func (o badOwners) found(ino format.Ino, x Extent) {
+	for p, b := range o[ino] {
+		if x.has(b) && p == x.Page+format.Page(b-x.Block) {
+			delete(o[ino], p)
+		}
+	}
 }
 
 // checkedDir is what must agree about one directory in the end.
@@ -62,8 +71,8 @@ type currentInode struct {
 }
 
 func newRecordChecker(seed format.HashSeed, mask uint64) *recordChecker {
-	return &recordChecker{seed: seed, hashMask: mask, inodes: make(map[format.Ino]checkedInode),
-		dirs: make(map[format.Ino]checkedDir), orphans: make(map[format.Ino]struct{})}
+	return &recordChecker{seed: seed, hashMask: mask, inodes: make(checkedInodes),
+		dirs: make(map[format.Ino]checkedDir), orphans: make(map[format.Ino]struct{}), bad: make(badOwners)}
 }
 
 func (c *recordChecker) problem(kind string, ino format.Ino, form string, args ...any) {
@@ -73,13 +82,7 @@ func (c *recordChecker) problem(kind string, ino format.Ino, form string, args .
 // visit verifies one record. Its error is that of a record that cannot be read.
 func (c *recordChecker) visit(k tree.Key, v []byte) error {
 	if k.Ino == format.OrphanIno {
-		if k.Kind == format.KindOrphan {
-			c.orphans[format.Ino(k.Off)] = struct{}{}
-			if len(v) != 0 {
-				return fmt.Errorf("%w: orphan record of %d bytes", format.ErrBadRecord, len(v))
-			}
-		}
-		return nil
+		return c.own(k, v)
 	}
 	if k.Ino != c.cur.ino {
 		c.closeInode()
@@ -102,6 +105,24 @@ func (c *recordChecker) visit(k tree.Key, v []byte) error {
 	return fmt.Errorf("%w: unknown kind %d", format.ErrBadRecord, k.Kind)
 }
 
+// own verifies a record of the tree itself.
+func (c *recordChecker) own(k tree.Key, v []byte) error {
+	switch k.Kind {
+	case format.KindOrphan:
+		c.orphans[format.Ino(k.Off)] = struct{}{}
+		if len(v) != 0 {
+			return fmt.Errorf("%w: orphan record of %d bytes", format.ErrBadRecord, len(v))
+		}
+	case format.KindBadData:
+		var d format.BadData
+		if err := d.Decode(v); err != nil {
+			return err
+		}
+		c.bad.add(format.Block(k.Off), d)
+	}
+	return nil
+}
+
 func (c *recordChecker) inode(k tree.Key, v []byte) error {
 	if k.Off != 0 {
 		return fmt.Errorf("%w: inode record at offset %d", format.ErrBadRecord, k.Off)
@@ -112,13 +133,12 @@ func (c *recordChecker) inode(k tree.Key, v []byte) error {
 	c.cur.has = true
 	c.r.Inodes++
 	a := &c.cur.a
-	n := c.inodes[k.Ino]
+	n := c.inodes.at(k.Ino)
 	n.typ, n.nlink = uint8(a.Mode>>12), a.Nlink
 	if a.Nlink > 0 && k.Ino != format.RootIno {
 		n.ptrs++
 		n.balance -= c.seed.LinkHash(format.Link{Parent: a.Parent, Cookie: a.Cookie})
 	}
-	c.inodes[k.Ino] = n
 	if a.Mode&format.TypeMask == format.TypeDir {
 		c.r.Directories++
 		d := c.dirs[k.Ino]
@@ -136,10 +156,9 @@ func (c *recordChecker) link(k tree.Key, v []byte) error {
 	if base := format.CookieBase(c.seed.LinkHash(l) & c.hashMask); k.Off&^255 != base {
 		return fmt.Errorf("%w: back-pointer at the offset of another", format.ErrBadRecord)
 	}
-	n := c.inodes[k.Ino]
+	n := c.inodes.at(k.Ino)
 	n.ptrs++
 	n.balance -= c.seed.LinkHash(l)
-	c.inodes[k.Ino] = n
 	return nil
 }
 
@@ -151,14 +170,13 @@ func (c *recordChecker) dirent(k tree.Key, v []byte) error {
 	if base := format.CookieBase(c.seed.Sum(d.Name) & c.hashMask); k.Off&^255 != base {
 		return fmt.Errorf("%w: the name %q stands at the offset of another", format.ErrBadRecord, d.Name)
 	}
-	n := c.inodes[d.Ino]
+	n := c.inodes.at(d.Ino)
 	n.names++
 	n.named = uint8(d.Type >> 12)
 	n.balance += c.seed.LinkHash(format.Link{Parent: k.Ino, Cookie: k.Off})
 	if n.typ != 0 && n.typ != n.named {
 		c.problem(ProblemType, d.Ino, "the name %q in directory %d calls it type %#o", d.Name, k.Ino, d.Type)
 	}
-	c.inodes[d.Ino] = n
 	dir := c.dirs[k.Ino]
 	dir.entries++
 	if d.Type == format.TypeDir {
@@ -178,6 +196,7 @@ func (c *recordChecker) extent(k tree.Key, v []byte) error {
 	}
 	c.cur.next = e.end()
 	c.cur.blocks += e.Count
+	c.bad.found(k.Ino, e)
 	return nil
 }
 
@@ -252,17 +271,22 @@ func (c *recordChecker) finish(counters format.Counters) {
 	if counters.Inodes != c.r.Inodes {
 		c.problem(ProblemTree, 0, "the commit counts %d inodes, there are %d", counters.Inodes, c.r.Inodes)
 	}
-	for ino, n := range c.inodes {
+	c.inodes.each(func(ino format.Ino, n checkedInode) {
 		if ino >= counters.NextIno && n.typ != 0 {
 			c.problem(ProblemTree, ino, "its number was not given yet: the next is %d", counters.NextIno)
 		}
 		c.finishInode(ino, n)
-	}
+	})
 	for ino, d := range c.dirs {
 		c.finishDir(ino, d)
 	}
+	for ino, pages := range c.bad {
+		for p, b := range pages {
+			c.r.add(Problem{Kind: ProblemRecord, Block: b, Ino: ino, Detail: fmt.Sprintf("the list of bad blocks says that block %d is its page %d, which it is not", b, p)})
+		}
+	}
 	for ino := range c.orphans {
-		if n := c.inodes[ino]; n.typ == 0 || n.nlink != 0 {
+		if n := c.inodes.get(ino); n.typ == 0 || n.nlink != 0 {
 			c.problem(ProblemOrphan, ino, "it is on the list of orphans with %d links (type %#o)", n.nlink, uint32(n.typ)<<12)
 		}
 	}
@@ -298,7 +322,7 @@ func (c *recordChecker) finishInode(ino format.Ino, n checkedInode) {
 }
 
 func (c *recordChecker) finishDir(ino format.Ino, d checkedDir) {
-	n := c.inodes[ino]
+	n := c.inodes.get(ino)
 	if uint32(n.typ)<<12 != format.TypeDir {
 		c.problem(ProblemDir, ino, "%d names stand in it and it is no directory", d.entries)
 		return

@@ -34,7 +34,7 @@ func (fs *FS) commitTimed() {
 }
 
 func (fs *FS) commitNow() {
-	if !fs.store.Dirty() || fs.store.Err() != nil {
+	if !fs.store.Dirty() || fs.store.Failed() != nil {
 		return
 	}
 	pass, ok := fs.startInternal.Try(freeze.OpCommit, 0)
@@ -48,6 +48,7 @@ func (fs *FS) commitNow() {
 	}
 	fs.noteCommit(start)
 	fs.reaper.queue.wake() // those that found no space may find it now
+	fs.bad.wake()
 }
 
 // noteCommit records a timed commit that began at start.

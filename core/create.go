@@ -51,7 +51,12 @@ func (fs *FS) Symlink(ctx context.Context, dir format.Ino, name string, n NewNod
 }
 
 // makeNode makes an inode of any type under a new name.
-func (fs *FS) makeNode(ctx context.Context, op freeze.Op, dir format.Ino, name string, n NewNode) (Attr, error) {
+func (fs *FS) makeNode(ctx context.Context, op freeze.Op, dir format.Ino, name string, n NewNode) (a Attr, err error) {
+	defer func() {
+		if fs.changed(err) {
+			fs.tellEntry(ctx, dir, name)
+		}
+	}()
 	if err := checkName(name); err != nil {
 		return Attr{}, fmt.Errorf("%s: %w", op, err)
 	}
@@ -81,7 +86,7 @@ func (fs *FS) makeNode(ctx context.Context, op freeze.Op, dir format.Ino, name s
 	if err != nil {
 		return Attr{}, fmt.Errorf("%s %q: %w", op, name, err)
 	}
-	a := in.attrLocked() // nobody else can change it: the name is locked
+	a = in.attrLocked() // nobody else can change it: the name is locked
 	fs.put(in)
 	fs.ops.count(op)
 	return a, nil
@@ -94,6 +99,7 @@ func (fs *FS) makeLocked(d *inode, cookie uint64, name string, n NewNode) (*inod
 	if err != nil {
 		return nil, err
 	}
+	n.inheritLocked(d)
 	in := t.newInode(n)
 	in.a.Parent, in.a.Cookie, in.a.Nlink = d.ino, cookie, 1
 	if in.isDirLocked() {
@@ -114,6 +120,20 @@ func (fs *FS) makeLocked(d *inode, cookie uint64, name string, n NewNode) (*inod
 	}
 	return in, nil
 }
+
+// inheritLocked is InheritGroup in a locked directory.
+func (n *NewNode) inheritLocked(d *inode) {
+	if !n.InheritGroup || d.a.Mode&modeSetgid == 0 {
+		return
+	}
+	n.GID = d.a.GID
+	if n.Mode&format.TypeMask == format.TypeDir {
+		n.Mode |= modeSetgid
+	}
+}
+
+// modeSetgid is S_ISGID.
+const modeSetgid = 0o2000
 
 // newInode numbers and counts an inode without a name.
 func (t *txn) newInode(n NewNode) *inode {
@@ -183,14 +203,24 @@ func (fs *FS) Readlink(_ context.Context, ino format.Ino) (string, error) {
 		}
 		target = append(target, v...)
 	}
+	if uint64(len(target)) != in.a.Size {
+		return "", ioError(format.ErrBadRecord, "symlink %d: a target of %d bytes, its record says %d", ino, len(target), in.a.Size)
+	}
 	return string(target), nil
 }
 
-// Link gives an inode that has a name another one.
+// Link gives an inode that has a name another one, or its first to one that
+// Tmpfile made and whose maker keeps it.
 //
 // Errors: ErrInvalid for a directory, ErrTooManyLink, ErrNotFound for an inode
 // whose last name is gone; else as Create.
-func (fs *FS) Link(ctx context.Context, ino, dir format.Ino, name string) (Attr, error) {
+func (fs *FS) Link(ctx context.Context, ino, dir format.Ino, name string) (a Attr, err error) {
+	defer func() {
+		if fs.changed(err) {
+			fs.tellEntry(ctx, dir, name)
+			fs.tellInode(ctx, ino, 0, 0)
+		}
+	}()
 	if err := checkName(name); err != nil {
 		return Attr{}, fmt.Errorf("link: %w", err)
 	}
@@ -235,7 +265,8 @@ func (fs *FS) linkLocked(d, in *inode, cookie uint64, name string) (Attr, error)
 	if err := in.aliveLocked(); err != nil {
 		return Attr{}, err
 	}
-	if in.a.Nlink == 0 {
+	first := in.a.Nlink == 0
+	if first && !in.is(flagLinkable) {
 		return Attr{}, fmt.Errorf("link %q: inode %d has no name any more: %w", name, in.ino, ErrNotFound)
 	}
 	if in.a.Nlink >= format.MaxLinks {
@@ -245,7 +276,10 @@ func (fs *FS) linkLocked(d, in *inode, cookie uint64, name string) (Attr, error)
 	if err != nil {
 		return Attr{}, fmt.Errorf("link %q: %w", name, err)
 	}
-	if err := t.addBackPointer(in, format.Link{Parent: d.ino, Cookie: cookie}); err != nil {
+	if first {
+		in.a.Parent, in.a.Cookie = d.ino, cookie
+		t.adoptOrphan(in)
+	} else if err := t.addBackPointer(in, format.Link{Parent: d.ino, Cookie: cookie}); err != nil {
 		return Attr{}, errors.Join(err, t.end())
 	}
 	now := nowNS()
@@ -295,6 +329,6 @@ func (fs *FS) ReadDir(ctx context.Context, dir format.Ino, cursor uint64, limit 
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	fs.touchAtime(in)
+	fs.touchAtime(ctx, in)
 	return out, nil
 }

@@ -56,6 +56,9 @@ func (fs *FS) findName(dir format.Ino, name string) (nameEntry, error) {
 			return nameEntry{}, ioError(err, "look up %q in directory %d", name, dir)
 		}
 		if string(d.Name) == name {
+			if d.Ino == dir { // its lock would be waited for with it held
+				return nameEntry{}, ioError(format.ErrBadRecord, "%q in directory %d means the directory itself", name, dir)
+			}
 			return nameEntry{ino: d.Ino, typ: d.Type, cookie: k.Off}, nil
 		}
 		if k.Off+1 < above {

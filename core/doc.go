@@ -19,7 +19,8 @@
 //	FS.threads         one slot at a time, and not inside a transaction
 //	cacheShard.mu      one at a time
 //	  (tree)           Begin, End and lookups; see core/tree
-//	mappingTable.mu, pages.mapsMu, dirtyList.mu, deferred.mu, stream.mu, queues: leaves
+//	mappingTable.mu, pages.mapsMu, dirtyList.mu, deferred.mu, stream.mu, badQueue.mu,
+//	scrubber.mu, watchers.mu, queues: leaves
 //
 // The semaphores and pages.mu stand above the inode locks because whoever has
 // one may wait for a client: nobody waits for the semaphores without a context,
@@ -38,6 +39,8 @@
 //	begin a transaction (reserving what it may need), change records, end it
 //	unlock, leave the gate
 //
+// A View keeps inode.mu for reading until its Release, with nothing else held.
+//
 // A chunk of at most 1 MiB of data passes the gate at a time. Durability is
 // waited for afterwards, with nothing held: callers wait for a generation.
 //
@@ -54,6 +57,14 @@
 //	    undefined and never shown; they are cleared before the end passes them.
 //	    Whole pages past the end read as zeros.
 //	D3  Pages of a file that are mapped keep their blocks.
+//	B1  A bad block that a file owns stands on the bad-block list as that page of
+//	    that file; when the file gives it up, and when it has no owner, as the
+//	    list's own. It is never allocated again. Like every modification the list
+//	    waits for a thaw.
+//	B2  Metadata that cannot be read ends all changes (T14). Reads that do not need
+//	    it go on, and what was changed before is committed.
+//	N1  Whoever has changed what a way in may have cached tells the watchers
+//	    (watch.go), with nothing held: no lock, no gate, no transaction.
 //	O1  An inode without a name has an orphan record; it is freed when its last
 //	    pin is gone, or by the next mount.
 //	P1  A page that any mapping may store to is in its inode's dirty set.

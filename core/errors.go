@@ -9,16 +9,14 @@ import (
 	"permafrost/core/format"
 	"permafrost/core/freeze"
 	"permafrost/core/tree"
-	"permafrost/pmem"
 )
 
 // ioError wraps a failed read of metadata or data as ErrIO, with the block at
 // fault where it is known.
 func ioError(err error, what string, args ...any) error {
 	msg := fmt.Sprintf(what, args...)
-	var me *pmem.MediaError
-	if errors.As(err, &me) {
-		return fmt.Errorf("%s: block %d: %w: %w", msg, me.Off/format.BlockSize, ErrIO, err)
+	if b, ok := mediaBlock(err); ok { // damage names its block itself
+		return fmt.Errorf("%s: block %d: %w: %w", msg, b, ErrIO, err)
 	}
 	return fmt.Errorf("%s: %w: %w", msg, ErrIO, err)
 }
@@ -30,16 +28,27 @@ func (fs *FS) treeError(err error) error {
 		return fmt.Errorf("%w: %w", ErrNoSpace, err)
 	case errors.Is(err, tree.ErrState), errors.Is(err, tree.ErrReadOnly), errors.Is(err, tree.ErrClosed):
 		return fmt.Errorf("%w: %w", ErrReadOnly, err)
-	case fs.store.Err() != nil:
+	}
+	if _, damaged := tree.DamagedBlock(err); damaged {
+		return ioError(err, "change the metadata") // who meets it is told so; the next one finds it read-only
+	}
+	if fs.store.Err() != nil {
 		return fmt.Errorf("%w: %w", ErrReadOnly, err)
 	}
 	return ioError(err, "change the metadata")
 }
 
+// DamagedBlock is the block of the image that an error of this package is
+// about: one that the processor could not reach, or metadata that breaks a rule.
+func DamagedBlock(err error) (b format.Block, ok bool) { return tree.DamagedBlock(err) }
+
 // writable is ErrReadOnly, with its cause, once the file system cannot change.
 func (fs *FS) writable() error {
-	if err := fs.store.Err(); err != nil {
+	if err := fs.store.Failed(); err != nil {
 		return fmt.Errorf("%w after an error, restart to recover: %w", ErrReadOnly, err)
+	}
+	if err := fs.store.Err(); err != nil {
+		return fmt.Errorf("%w until the image is repaired: %w", ErrReadOnly, err)
 	}
 	if fs.opt.ReadOnly {
 		return fmt.Errorf("%w: it was opened so", ErrReadOnly)

@@ -90,6 +90,10 @@ func (fs *FS) pieces(ino format.Ino, first, end format.Page, fn func(p format.Pa
 			stop = ioError(err, "read the extents of inode %d", ino)
 			return false
 		}
+		if e.Page < at {
+			stop = ioError(format.ErrBadRecord, "the extents of inode %d overlap at page %d", ino, e.Page)
+			return false
+		}
 		if e.Page > at {
 			if stop = fn(at, 0, uint64(e.Page-at)); stop != nil {
 				return false

@@ -39,6 +39,8 @@ func (fs *FS) awaitHoldable(ctx context.Context, r *freeze.Request) error {
 	select {
 	case <-fs.adopted:
 		return nil
+	case <-fs.freezer.Closing():
+		return &freeze.Refusal{Err: freeze.ErrClosed, Holders: []string{r.Holder}, Detail: "nothing was frozen: the appliance is stopping"}
 	case <-late.C:
 	case <-ctx.Done():
 	}

@@ -41,9 +41,13 @@ type FS struct {
 	dirty    dirtyList
 	syncer   syncer
 	reaper   reaper
+	bad      badQueue
+	scrubs   scrubber
 	unmapped inodeQueue
 	mappings mappingTable
+	caches   caches
 	events   stream
+	watchers watchers
 	found    foundQueue
 	ops      opCounts
 
@@ -77,6 +81,10 @@ type Options struct {
 	// Adopted is called: mappings that survived a restart come first.
 	DeferOrphans bool
 	ReadOnly     bool
+	// ScrubInterval is the time between two scrubs of all metadata; 0: only those
+	// that Scrub asks for.
+	ScrubInterval time.Duration
+	ScrubRate     int64 // bytes a second that a scrub reads at most; 0: 8 MiB
 	// Progress is told how far a rebuild of the allocator is.
 	Progress func(done, total uint64)
 }
@@ -93,6 +101,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.MaxInodes <= 0 {
 		o.MaxInodes = defaultMaxInodes
+	}
+	if o.ScrubRate <= 0 {
+		o.ScrubRate = defaultScrubRate
 	}
 	if o.EventBuffer <= 0 {
 		o.EventBuffer = defaultEventBuffer
@@ -115,6 +126,8 @@ func Mount(m pmem.Medium, o Options) (*FS, error) {
 	fs.reaper.queue.kick = make(chan struct{}, 1)
 	fs.unmapped.kick = make(chan struct{}, 1)
 	fs.found.kick = make(chan struct{}, 1)
+	fs.bad.init()
+	fs.scrubs.init(&fs.opt)
 	fs.mappings.m = make(map[uint64]*Mapping)
 	fs.events.init(o.EventBuffer)
 	if err := fs.open(); err != nil {
@@ -184,13 +197,15 @@ func (fs *FS) pastHolds() []freeze.PastHold {
 
 // start begins the background work.
 func (fs *FS) start() {
-	fs.wg.Add(2)
+	fs.wg.Add(3)
 	go fs.tellFound()
 	go fs.syncUnmapped()
+	go fs.scrub()
 	if !fs.opt.ReadOnly {
-		fs.wg.Add(2)
+		fs.wg.Add(3)
 		go fs.reap()
 		go fs.commitTimed()
+		go fs.retireBad()
 	}
 }
 
@@ -231,7 +246,7 @@ func (fs *FS) Unmount(ctx context.Context) error {
 		return fmt.Errorf("unmount: background work goes on: %w", ctx.Err())
 	}
 	var syncErr error
-	if !fs.opt.ReadOnly && fs.store.Err() == nil {
+	if !fs.opt.ReadOnly && fs.store.Failed() == nil {
 		_, syncErr = fs.syncDirty(ctx, freeze.SyncOptions{})
 	}
 	closeErr := fs.store.Close(ctx)

@@ -11,12 +11,31 @@ import (
 type (
 	callerKey  struct{}
 	tryOnlyKey struct{}
+	heldKey    struct{}
 )
 
 // WithCaller names who does an operation, for /blocked: operations that are
 // held wait under this name. Op and Ino are filled in by the operation.
 func WithCaller(ctx context.Context, w freeze.Waiter) context.Context {
 	return context.WithValue(ctx, callerKey{}, w)
+}
+
+// WithCallerFunc is WithCaller for who would have to look the name up: who is asked
+// each time an operation has to wait, with no lock held, and else never.
+func WithCallerFunc(ctx context.Context, who func() freeze.Waiter) context.Context {
+	return context.WithValue(ctx, callerKey{}, who)
+}
+
+// caller is what WithCaller or WithCallerFunc has put into ctx; the zero Waiter if
+// the caller gave no name.
+func caller(ctx context.Context) freeze.Waiter {
+	switch w := ctx.Value(callerKey{}).(type) {
+	case freeze.Waiter:
+		return w
+	case func() freeze.Waiter:
+		return w()
+	}
+	return freeze.Waiter{}
 }
 
 // TryOnly makes gate waits fail at once with freeze.ErrFrozen (or
@@ -26,8 +45,23 @@ func TryOnly(ctx context.Context) context.Context {
 	return context.WithValue(ctx, tryOnlyKey{}, true)
 }
 
-// enterWrite passes the gate of modifications, with no lock held, and waits
-// while it is closed as ctx allows. The caller exits the pass.
+// WhenHeld has begin called, with no lock held, each time an operation starts to
+// wait at the gate, and what begin returns when that wait has ended. Operations
+// that need not wait call neither.
+func WhenHeld(ctx context.Context, begin func() (end func())) context.Context {
+	return context.WithValue(ctx, heldKey{}, begin)
+}
+
+// held calls what WhenHeld has put into ctx, and returns its end.
+func held(ctx context.Context) (end func()) {
+	if begin, ok := ctx.Value(heldKey{}).(func() func()); ok {
+		return begin()
+	}
+	return func() {}
+}
+
+// enterWrite passes the gate of modifications (startWrite, but for WroteBack),
+// with no lock held, and waits while it is closed as ctx allows. The caller exits the pass.
 //
 // Errors: ErrReadOnly, ErrRecovering; freeze.ErrFrozen and freeze.ErrTooManyHeld in a
 // *freeze.Refusal.
@@ -40,7 +74,8 @@ func (fs *FS) enterWrite(ctx context.Context, op freeze.Op, ino format.Ino) (fre
 			return freeze.Pass{}, err
 		}
 	}
-	p, ok := fs.startWrite.Try(op, uint64(ino))
+	gate := fs.gateOf(ctx)
+	p, ok := gate.Try(op, uint64(ino))
 	if ok {
 		return p, nil
 	}
@@ -48,9 +83,11 @@ func (fs *FS) enterWrite(ctx context.Context, op freeze.Op, ino format.Ino) (fre
 		done, cancel := context.WithCancelCause(ctx)
 		cancel(errTryOnly)
 		ctx = done
+	} else {
+		defer held(ctx)()
 	}
-	p, err := fs.startWrite.Enter(ctx, op, uint64(ino), func() freeze.Waiter {
-		w, _ := ctx.Value(callerKey{}).(freeze.Waiter) // zero if the caller gave no name
+	p, err := gate.Enter(ctx, op, uint64(ino), func() freeze.Waiter {
+		w := caller(ctx)
 		if w.Path == "" {
 			if paths := fs.Paths(ino, 1); len(paths) > 0 {
 				w.Path = paths[0]
@@ -80,8 +117,14 @@ func (fs *FS) awaitAdopted(ctx context.Context) error {
 	select {
 	case <-fs.adopted:
 		return nil
-	case <-fs.ctx.Done():
-		return fmt.Errorf("%w: %w", ErrReadOnly, freeze.ErrClosed)
+	default:
+	}
+	defer held(ctx)()
+	select {
+	case <-fs.adopted:
+		return nil
+	case <-fs.freezer.Closing(): // before the unmount, which waits for those inside requests
+		return fmt.Errorf("%w: they were not all taken back", freeze.ErrClosed)
 	case <-ctx.Done():
 		return fmt.Errorf("%w: they are not all taken back yet: %w", ErrRecovering, context.Cause(ctx))
 	}

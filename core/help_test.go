@@ -210,7 +210,7 @@ func seedOf(t testing.TB) uint64 {
 	n := uint64(time.Now().UnixNano())
 	t.Cleanup(func() {
 		if t.Failed() {
-			fmt.Printf("repeat with PERMAFROST_SEED=%d\n", n)
+			fmt.Printf("repeat with PERMAFROST_SEED=%d go test ./core -run '%s'\n", n, t.Name())
 		}
 	})
 	return n

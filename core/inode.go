@@ -34,6 +34,10 @@ const (
 	// flagOrphan: it has no name and an orphan record; the last put hands it
 	// to the reaper. Set and cleared with mu held for writing.
 	flagOrphan
+	// flagLinkable: an orphan that Tmpfile made and that never had a name: Link may
+	// give it one, until the reaper begins to free it. Set before the inode is
+	// cached, cleared with mu held for writing.
+	flagLinkable
 	// flagUsed: looked up since eviction last came by. Set by anyone.
 	flagUsed
 )

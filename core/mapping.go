@@ -23,6 +23,7 @@ type Mapping struct {
 	process  Process   // immutable
 	prot     Protector // immutable; nil if read-only
 	since    time.Time // immutable
+	from     any       // immutable; the watcher that is not told of what it stores
 
 	ranges  atomic.Pointer[[]PageRun] // ascending, not touching; replaced with pages.mapsMu held; nil: ended
 	granted atomic.Uint64             // pages un-protected since the last protection: an upper bound
@@ -90,7 +91,7 @@ func (fs *FS) mapRange(ctx context.Context, in *inode, r MapRequest) (*Mapping, 
 		}
 	}
 	for {
-		m, exts, hole, err := fs.tryMap(in, r, first, end)
+		m, exts, hole, err := fs.tryMap(ctx, in, r, first, end)
 		if err != nil {
 			return nil, nil, 0, err
 		}
@@ -100,25 +101,23 @@ func (fs *FS) mapRange(ctx context.Context, in *inode, r MapRequest) (*Mapping, 
 			in.mu.RUnlock()
 			return m, exts, gen, nil
 		}
-		if err := fs.mapAllocate(ctx, in, r, hole, end); err != nil {
+		if err := fs.mapAllocate(ctx, in, hole, end); err != nil {
 			return nil, nil, 0, err
 		}
 	}
 }
 
 // tryMap registers the mapping if nothing is missing; otherwise it names the
-// first page that is.
-func (fs *FS) tryMap(in *inode, r MapRequest, first, end format.Page) (*Mapping, []Extent, format.Page, error) {
+// first page that is, or end if only the file is too short.
+func (fs *FS) tryMap(ctx context.Context, in *inode, r MapRequest, first, end format.Page) (*Mapping, []Extent, format.Page, error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if err := in.fileLocked(); err != nil {
 		return nil, nil, 0, err
 	}
-	if pagesUp(in.sizeLocked()) < end {
-		if !r.Writable || !r.Grow {
-			return nil, nil, 0, fmt.Errorf("the file has %d bytes: %w", in.sizeLocked(), ErrInvalid)
-		}
-		return nil, nil, max(first, pagesUp(in.sizeLocked())), nil
+	short := pagesUp(in.sizeLocked()) < end
+	if short && (!r.Writable || !r.Grow) {
+		return nil, nil, 0, fmt.Errorf("the file has %d bytes: %w", in.sizeLocked(), ErrInvalid)
 	}
 	exts, err := fs.extentsLocked(in, first, end, int(end-first))
 	if err != nil {
@@ -132,17 +131,24 @@ func (fs *FS) tryMap(in *inode, r MapRequest, first, end format.Page) (*Mapping,
 			}
 			at = e.end()
 		}
-		if at < end {
+		if at < end || short {
 			return nil, nil, at, nil
 		}
 	}
-	m := fs.register(in, r, []PageRun{{First: first, Count: uint64(end - first)}})
+	m := fs.register(in, r, []PageRun{{First: first, Count: uint64(end - first)}}, ctx.Value(watcherKey{}))
 	return m, exts, 0, nil
 }
 
-// mapAllocate fills the hole that begins at a page, up to a chunk of it, and
-// grows the file over what was filled.
-func (fs *FS) mapAllocate(ctx context.Context, in *inode, r MapRequest, hole, end format.Page) error {
+// mapAllocate fills the hole that begins at a page, up to a chunk of it. When
+// none is left it grows the file: one that finds no space keeps its size.
+func (fs *FS) mapAllocate(ctx context.Context, in *inode, hole, end format.Page) error {
+	var touched, bytes int64 // what is new then
+	locked := false
+	defer func() {
+		if locked {
+			fs.tellInode(ctx, in.ino, touched, bytes)
+		}
+	}()
 	pass, err := fs.enterWrite(ctx, freeze.OpMap, in.ino)
 	if err != nil {
 		return err
@@ -153,20 +159,26 @@ func (fs *FS) mapAllocate(ctx context.Context, in *inode, r MapRequest, hole, en
 	if err := in.fileLocked(); err != nil {
 		return err
 	}
-	end = min(end, hole+maxAllocate)
-	if _, err := fs.allocateLocked(in, hole, end); err != nil {
+	locked = true
+	if hole < end {
+		_, err := fs.allocateLocked(in, hole, min(end, hole+maxAllocate))
 		return err
 	}
-	if size := int64(end) * format.PageSize; r.Grow && size > in.sizeLocked() {
+	if size := int64(end) * format.PageSize; size > in.sizeLocked() {
+		touched, bytes = in.resizedLocked(size)
 		return fs.growLocked(in, size)
 	}
 	return nil
 }
 
+// NewMappingID is a number for a mapping that a way in keeps an account of itself, as
+// the mount does, so that no two in one listing have the same.
+func (fs *FS) NewMappingID() uint64 { return fs.nextMapping.Add(1) }
+
 // register makes the mapping known. It takes over the caller's pin.
-func (fs *FS) register(in *inode, r MapRequest, ranges []PageRun) *Mapping {
+func (fs *FS) register(in *inode, r MapRequest, ranges []PageRun, from any) *Mapping {
 	m := &Mapping{fs: fs, id: fs.nextMapping.Add(1), in: in, writable: r.Writable,
-		wayIn: r.WayIn, process: r.Process, prot: r.Protector, since: time.Now()}
+		wayIn: r.WayIn, process: r.Process, prot: r.Protector, since: time.Now(), from: from}
 	m.ranges.Store(&ranges)
 	pg := in.pages.Load()
 	for pg == nil {
@@ -209,7 +221,7 @@ func (fs *FS) AdoptMapping(ino format.Ino, r MapRequest, written []PageRun) (*Ma
 		return nil, nil, fmt.Errorf("adopt a mapping of inode %d: %w", ino, err)
 	}
 	ranges := []PageRun{{First: first, Count: uint64(end - first)}}
-	m := fs.register(in, r, ranges)
+	m := fs.register(in, r, ranges, nil)
 	in.mu.Unlock()
 	written = clipRuns(sortRuns(written), ranges)
 	if len(written) > 0 {
@@ -229,6 +241,9 @@ func (fs *FS) AdoptMapping(ino format.Ino, r MapRequest, written []PageRun) (*Ma
 		}
 		pg.mu.Unlock()
 		m.granted.Add(countPages(written))
+		for _, w := range written {
+			fs.tellRun(nil, ino, w)
+		}
 	}
 	fs.emitMap(m, false)
 	return m, exts, nil

@@ -14,9 +14,12 @@ import (
 type MkfsOptions struct {
 	Label string // at most 64 bytes
 	Force bool   // overwrite an image that is there
+
+	// Owner and group of the root directory.
+	UID, GID uint32
 }
 
-// Mkfs makes an empty file system on m: a root directory owned by root, and
+// Mkfs makes an empty file system on m: a root directory, mode 755, and
 // nothing else.
 //
 // Errors: ErrExists when m holds an image and Force is not given; the tree's of
@@ -34,7 +37,7 @@ func Mkfs(m pmem.Medium, o MkfsOptions) error {
 	if err != nil {
 		return fmt.Errorf("mkfs: %w", err)
 	}
-	if err := errors.Join(putRoot(s), s.Close(context.Background())); err != nil {
+	if err := errors.Join(putRoot(s, o), s.Close(context.Background())); err != nil {
 		return fmt.Errorf("mkfs: %w", err)
 	}
 	return nil
@@ -59,14 +62,14 @@ func refuseImage(m pmem.Medium) error {
 }
 
 // putRoot makes the root directory, its own parent.
-func putRoot(s *tree.Store) error {
+func putRoot(s *tree.Store, o MkfsOptions) error {
 	t, err := s.Begin(tree.Reserve{Nodes: s.NodesFor(1)})
 	if err != nil {
 		return err
 	}
 	defer t.End()
 	now := nowNS()
-	in := format.Inode{Mode: format.TypeDir | 0o755, Nlink: 2, Parent: format.RootIno,
+	in := format.Inode{Mode: format.TypeDir | 0o755, Nlink: 2, Parent: format.RootIno, UID: o.UID, GID: o.GID,
 		Atime: now, Mtime: now, Ctime: now, Btime: now, Gen: t.Generation()}
 	var b [format.InodeSize]byte
 	in.Encode(b[:])

@@ -19,16 +19,26 @@ import (
 // parks the fault (Park) and tries again at the thaw. ErrStale when the page is
 // not mapped any more. ErrReadOnly in the ERROR state. grant's own.
 func (m *Mapping) Mkwrite(first format.Page, ahead uint64, grant func(PageRun) error) error {
+	run, stamped, err := m.mkwrite(first, ahead, grant)
+	if err == nil || stamped {
+		m.fs.tellRun(m.from, m.in.ino, run)
+	}
+	return err
+}
+
+// mkwrite returns the run that it granted, and whether it stamped the inode,
+// which it may have done for nothing.
+func (m *Mapping) mkwrite(first format.Page, ahead uint64, grant func(PageRun) error) (run PageRun, stamped bool, err error) {
 	fs := m.fs
 	if !m.writable {
-		return fmt.Errorf("store to page %d of mapping %d: it is read-only: %w", first, m.id, ErrInvalid)
+		return run, false, fmt.Errorf("store to page %d of mapping %d: it is read-only: %w", first, m.id, ErrInvalid)
 	}
 	if err := fs.writable(); err != nil {
-		return err
+		return run, false, err
 	}
 	pass, ok := fs.startPageFault.Try(freeze.OpStore, uint64(m.in.ino))
 	if !ok {
-		return freeze.ErrFrozen
+		return run, false, freeze.ErrFrozen
 	}
 	defer pass.Exit()
 	fs.faults.Add(1)
@@ -43,23 +53,25 @@ func (m *Mapping) Mkwrite(first format.Page, ahead uint64, grant func(PageRun) e
 		// lock of a lower rank is held meanwhile; should another fault or a sync
 		// come between, we look again.
 		if err := fs.stampStore(m.in); err != nil {
-			return err
+			return run, false, err
 		}
+		stamped = true
 		pg.mu.Lock()
 		pg.stamped = true
 		pg.mu.Unlock()
 	}
 	defer pg.mu.Unlock()
-	return m.grantLocked(pg, first, ahead, grant)
+	run, err = m.grantLocked(pg, first, ahead, grant)
+	return run, stamped, err
 }
 
-// grantLocked tags and grants one run; pages.mu is held.
-func (m *Mapping) grantLocked(pg *pages, first format.Page, ahead uint64, grant func(PageRun) error) error {
+// grantLocked tags and grants one run, which it returns; pages.mu is held.
+func (m *Mapping) grantLocked(pg *pages, first format.Page, ahead uint64, grant func(PageRun) error) (PageRun, error) {
 	began := pg.tagged == 0
 	ranges := m.ranges.Load()
 	if ranges == nil {
 		pg.unstamp(began)
-		return fmt.Errorf("store to page %d: mapping %d has ended: %w", first, m.id, ErrStale)
+		return PageRun{}, fmt.Errorf("store to page %d: mapping %d has ended: %w", first, m.id, ErrStale)
 	}
 	run := PageRun{First: first, Count: max(ahead, 1)}
 	covered := false
@@ -72,17 +84,17 @@ func (m *Mapping) grantLocked(pg *pages, first format.Page, ahead uint64, grant 
 	}
 	if !covered {
 		pg.unstamp(began)
-		return fmt.Errorf("store to page %d: mapping %d does not cover it: %w", first, m.id, ErrStale)
+		return PageRun{}, fmt.Errorf("store to page %d: mapping %d does not cover it: %w", first, m.id, ErrStale)
 	}
 	fresh := m.fs.tagLocked(m.in, pg, run, time.Now())
 	if err := grant(run); err != nil {
 		m.fs.untagLocked(m.in, pg, fresh)
 		pg.unstamp(began)
-		return fmt.Errorf("grant page %d of mapping %d: %w", first, m.id, err)
+		return PageRun{}, fmt.Errorf("grant page %d of mapping %d: %w", first, m.id, err)
 	}
 	pg.stamped = false // from here on the tags stand for it
 	m.granted.Add(run.Count)
-	return nil
+	return run, nil
 }
 
 // unstamp gives a stamp up whose store did not come about: the dirty period
@@ -129,6 +141,14 @@ func (m *Mapping) ParkAs(who Process, client any, page format.Page, resume func(
 	}
 	// Too many are held to name this one. The store must not be forgotten: it
 	// waits for the end of the freeze by itself.
+	return m.AtThaw(resume)
+}
+
+// AtThaw runs resume once the gate for first stores has opened, or the file
+// system is being unmounted: for what must wait and is nobody's store, so that
+// it is neither counted nor named. cancel takes it out and reports whether it
+// did: then resume will not run.
+func (m *Mapping) AtThaw(resume func()) (cancel func() bool) {
 	var fate atomic.Bool
 	done := m.fs.startPageFault.Opened()
 	go func() {

@@ -109,8 +109,12 @@ func (fs *FS) reapOne(ino format.Ino) error {
 	defer fs.put(in)
 	for {
 		done, err := fs.reapStep(in)
-		if err != nil || done {
+		if err != nil {
 			return err
+		}
+		if done {
+			fs.tellInode(fs.ctx, ino, 0, -1)
+			return nil
 		}
 	}
 }
@@ -128,6 +132,7 @@ func (fs *FS) reapStep(in *inode) (done bool, err error) {
 	if !in.is(flagOrphan) || in.refs.Load() != 1 {
 		return true, nil
 	}
+	in.unset(flagLinkable) // from here on it is not whole
 	t, limit, err := fs.beginCut(3)
 	if err != nil {
 		return false, err

@@ -13,7 +13,7 @@ import (
 // error, io.EOF at the end of the file.
 //
 // Errors: ErrStale, ErrIsDir, ErrInvalid, ErrIO with the block.
-func (fs *FS) ReadAt(_ context.Context, ino format.Ino, p []byte, off int64) (int, error) {
+func (fs *FS) ReadAt(ctx context.Context, ino format.Ino, p []byte, off int64) (int, error) {
 	if off < 0 {
 		return 0, fmt.Errorf("read inode %d at %d: %w", ino, off, ErrInvalid)
 	}
@@ -26,7 +26,7 @@ func (fs *FS) ReadAt(_ context.Context, ino format.Ino, p []byte, off int64) (in
 	if err != nil && err != io.EOF {
 		return n, err
 	}
-	fs.touchAtime(in)
+	fs.touchAtime(ctx, in)
 	return n, err
 }
 
@@ -52,13 +52,11 @@ func (fs *FS) readShared(in *inode, p []byte, off int64) (int, error) {
 		return 0, err
 	}
 	if ok && e.end() >= pagesUp(off+int64(len(p))) { // the common case: one extent has it all
-		if _, err := fs.m.ReadAt(p, blockOff(e.Block)+off-int64(e.Page)*format.PageSize); err != nil {
-			return 0, ioError(err, "read page %d of inode %d", pageOf(off), in.ino)
+		n, err := fs.readExtent(in.ino, e, p, off)
+		if err == nil && short {
+			err = io.EOF
 		}
-		if short {
-			return len(p), io.EOF
-		}
-		return len(p), nil
+		return n, err
 	}
 	done := 0
 	err = fs.pieces(in.ino, pageOf(off), pagesUp(off+int64(len(p))), func(pg format.Page, b format.Block, n uint64) error {
@@ -68,13 +66,14 @@ func (fs *FS) readShared(in *inode, p []byte, off int64) (int, error) {
 		if have := int64(n)*format.PageSize - skip; int64(len(part)) > have {
 			part = part[:have]
 		}
+		m, err := len(part), error(nil)
 		if b == 0 {
 			clear(part)
-		} else if _, err := fs.m.ReadAt(part, blockOff(b)+skip); err != nil {
-			return ioError(err, "read page %d of inode %d", pg, in.ino)
+		} else {
+			m, err = fs.readExtent(in.ino, Extent{Page: pg, Block: b, Count: n}, part, off+int64(done))
 		}
-		done += len(part)
-		return nil
+		done += m
+		return err
 	})
 	if err == nil && short {
 		err = io.EOF
@@ -82,40 +81,68 @@ func (fs *FS) readShared(in *inode, p []byte, off int64) (int, error) {
 	return done, err
 }
 
+// readExtent copies bytes of an extent, from byte off of the file on. What lies
+// before a bad page is read, and the error is that of the first one: a long copy
+// may meet any of them, so the second one goes page by page.
+func (fs *FS) readExtent(ino format.Ino, x Extent, p []byte, off int64) (n int, err error) {
+	at := blockOff(x.Block) + off - int64(x.Page)*format.PageSize
+	if _, err = fs.m.ReadAt(p, at); err == nil {
+		return len(p), nil
+	}
+	for n < len(p) {
+		end := min(n+format.PageSize-int((at+int64(n))%format.PageSize), len(p))
+		if _, err := fs.m.ReadAt(p[n:end], at+int64(n)); err != nil {
+			return n, fs.dataError(err, ino, x, "read page %d of inode %d", pageOf(off+int64(n)), ino)
+		}
+		n = end
+	}
+	return n, nil
+}
+
 // relatime is how old an access time may get before a read renews it, in ns.
 const relatime = 24 * 3600 * 1e9
 
-// touchAtime is relatime: the access time moves only when it is older than
-// the last change or than a day. While frozen it is dropped. No lock is held.
-func (fs *FS) touchAtime(in *inode) {
-	if fs.opt.ReadOnly || fs.awaiting.Load() {
-		return
+// atimeStaleLocked is relatime: a read moves the access time only if it is older
+// than the last change or than a day, and not while frozen.
+func (fs *FS) atimeStaleLocked(in *inode, now int64) bool {
+	if in.a.Atime > in.a.Mtime && in.a.Atime > in.a.Ctime && now-in.a.Atime <= relatime {
+		return false
 	}
+	return !fs.opt.ReadOnly && !fs.awaiting.Load() && !fs.startWrite.Closed()
+}
+
+// touchAtime renews the access time after a read, if it is stale. No lock is
+// held.
+func (fs *FS) touchAtime(ctx context.Context, in *inode) {
 	now := nowNS()
 	in.mu.RLock()
-	stale := in.a.Atime <= in.a.Mtime || in.a.Atime <= in.a.Ctime || now-in.a.Atime > relatime
+	stale := fs.atimeStaleLocked(in, now)
 	in.mu.RUnlock()
-	if !stale {
-		return
+	if stale && fs.setAtime(in, now) {
+		fs.tellInode(ctx, in.ino, 0, 0)
 	}
+}
+
+func (fs *FS) setAtime(in *inode, now int64) bool {
 	pass, ok := fs.startWrite.Try(freeze.OpSetattr, uint64(in.ino))
 	if !ok {
-		return
+		return false
 	}
 	defer pass.Exit()
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.aliveLocked() != nil {
-		return
+		return false
 	}
 	// No room or no health is no reason to fail a read.
 	t, err := fs.begin(1, 0, false)
 	if err != nil {
-		return
+		return false
 	}
 	in.a.Atime = now
 	t.dirtyAttrs(in)
 	_ = t.end()
+	return true
 }
 
 // SeekData is the first byte of data at or after off: allocated pages, as far

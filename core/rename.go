@@ -7,6 +7,8 @@ import (
 
 	"permafrost/core/format"
 	"permafrost/core/freeze"
+	"permafrost/core/tree"
+	"permafrost/pmem/plant"
 )
 
 // Rename moves a name, in one transaction. RenameReplace puts it in place of
@@ -15,7 +17,13 @@ import (
 //
 // Errors: ErrNotFound, ErrExists, ErrNotEmpty, ErrIsDir, ErrNotDir, ErrInvalid
 // for a directory moved into itself, ErrTooManyLink; else as Create.
-func (fs *FS) Rename(ctx context.Context, odir format.Ino, oname string, ndir format.Ino, nname string, m RenameMode) error {
+func (fs *FS) Rename(ctx context.Context, odir format.Ino, oname string, ndir format.Ino, nname string, m RenameMode) (err error) {
+	r := renaming{fs: fs, mode: m, oname: oname, nname: nname}
+	defer func() {
+		if fs.changed(err) {
+			r.tell(ctx, odir, ndir)
+		}
+	}()
 	if err := errors.Join(checkName(oname), checkName(nname)); err != nil {
 		return fmt.Errorf("rename: %w", err)
 	}
@@ -27,7 +35,6 @@ func (fs *FS) Rename(ctx context.Context, odir format.Ino, oname string, ndir fo
 		return err
 	}
 	defer pass.Exit()
-	r := renaming{fs: fs, mode: m, oname: oname, nname: nname}
 	defer r.unpin()
 	if r.od, err = r.pin(odir); err != nil {
 		return err
@@ -56,6 +63,14 @@ type renaming struct {
 	in, old      *inode // what moves; what stands at the new name, or nil
 	oe, ne       nameEntry
 	pinned       []*inode
+}
+
+// tell tells both names, and what they meant.
+func (r *renaming) tell(ctx context.Context, odir, ndir format.Ino) {
+	r.fs.tellEntry(ctx, odir, r.oname)
+	r.fs.tellEntry(ctx, ndir, r.nname)
+	r.fs.tellInode(ctx, r.oe.ino, 0, 0)
+	r.fs.tellInode(ctx, r.ne.ino, 0, 0)
 }
 
 func (r *renaming) pin(ino format.Ino) (*inode, error) {
@@ -267,6 +282,11 @@ func (r *renaming) checkLocked() error {
 
 // applyLocked changes the records, all locks held.
 func (r *renaming) applyLocked() error {
+	if plant.On(plant.RenameSplit) && r.mode == RenameReplace && r.old != nil {
+		if err := r.dropOld(); err != nil {
+			return err
+		}
+	}
 	t, err := r.fs.begin(recordsToDrop+6, 0, false)
 	if err != nil {
 		return err
@@ -281,6 +301,22 @@ func (r *renaming) applyLocked() error {
 		t.fail(err)
 	}
 	return t.end()
+}
+
+// dropOld is the planted fault RenameSplit.
+func (r *renaming) dropOld() error {
+	t, err := r.fs.begin(recordsToDrop, 0, true)
+	if err != nil {
+		return err
+	}
+	t.dropName(r.nd, r.ne.cookie, r.old, nowNS())
+	err = t.dropLink(r.old, format.Link{Parent: r.nd.ino, Cookie: r.ne.cookie}, nowNS())
+	r.old = nil
+	if err := errors.Join(err, t.end()); err != nil {
+		return err
+	}
+	_, err = r.fs.store.Commit(context.Background(), tree.CommitOptions{})
+	return err
 }
 
 func (r *renaming) move(t *txn, now int64) error {

@@ -39,8 +39,8 @@ const (
 // Repair salvages a damaged image that nobody has open: it reads what can be read
 // of one commit, decides what a consistent file system of it is, and commits
 // that as a new tree, in blocks that the old commits do not use. A crash in
-// between leaves the image as it was. A clean image is not touched, so repairing
-// twice is repairing once.
+// between leaves the file system as it was: only free blocks may have been
+// written. A clean image is not touched, so repairing twice is repairing once.
 //
 // The rules, in the order they are applied:
 //
@@ -62,7 +62,8 @@ const (
 // it has one. The content of files is not checksummed: what a disk changed
 // there is not seen.
 //
-// Memory: 40 bytes an inode, 64 a directory, and up to 3 bits a block of the image; and
+// Memory: 40 bytes an inode, 64 a directory, and up to 3 bits a block of the image (or
+// what Check takes, before and after it, if that is more); and
 // a few hundred bytes for each thing found wrong. Time: six passes over the
 // tree, one over the image if an inner node is lost.
 //
@@ -93,6 +94,7 @@ func repairImage(ctx context.Context, m pmem.Medium, hashMask uint64, o RepairOp
 	if err := r.run(); err != nil {
 		return r.report(nil, before, start), fmt.Errorf("repair: %w", err)
 	}
+	r.forget()
 	after, err := checkImage(ctx, m, hashMask, o.Progress)
 	if err == nil && !after.OK() {
 		err = fmt.Errorf("%w: it is still not clean: %s", format.ErrDamaged, after.Problems[0])
@@ -101,6 +103,14 @@ func repairImage(ctx context.Context, m pmem.Medium, hashMask uint64, o RepairOp
 		return r.report(nil, before, start), fmt.Errorf("check after the repair: %w", err)
 	}
 	return r.report(after, before, start), nil
+}
+
+// forget gives back what the passes remembered, which the check that follows has
+// no use for.
+func (r *repair) forget() {
+	r.sv, r.owned, r.firm, r.keep, r.shared, r.older = nil, nil, nil, nil, nil, nil
+	r.inodes, r.dirs, r.orphans, r.bad, r.edits, r.fixes = nil, nil, nil, nil, nil, nil
+	r.doomed, r.moved, r.added = nil, nil, nil
 }
 
 // report is what was found and done, with the figures of the check afterwards if
@@ -143,6 +153,7 @@ type repair struct {
 	inodes  []surveyInode // ascending: every inode of the new tree
 	dirs    []surveyDir   // ascending: the directories among them
 	orphans map[format.Ino]struct{}
+	bad     badOwners           // bad blocks whose file has not been met yet
 	edits   map[tree.Key][]byte // nil: the record goes
 	fixes   map[format.Ino]*inodeFix
 	doomed  []format.Ino // inodes whose records all go
@@ -196,6 +207,7 @@ func (r *repair) open() (err error) {
 		return err
 	}
 	r.orphans = make(map[format.Ino]struct{})
+	r.bad = make(badOwners)
 	r.edits = make(map[tree.Key][]byte)
 	r.fixes = make(map[format.Ino]*inodeFix)
 	rec := r.sv.Commit()
@@ -203,8 +215,13 @@ func (r *repair) open() (err error) {
 	newest := rec.Generation
 	for i := range r.sv.Slots() {
 		if c := r.sv.Slots()[i].Record; c != nil {
-			r.nextIno, newest = max(r.nextIno, c.Counters.NextIno), max(newest, c.Generation)
+			if newest = max(newest, c.Generation); c.Counters.NextIno <= format.MaxNumber-tree.RoomToCount {
+				r.nextIno = max(r.nextIno, c.Counters.NextIno)
+			}
 		}
+	}
+	if newest > format.MaxNumber-2*tree.RoomToCount {
+		return fmt.Errorf("generation %d leaves no room to count on: %w", newest, format.ErrDamaged)
 	}
 	if back := newest - rec.Generation; back > format.MaxFallback {
 		r.problem(ProblemTree, 0, "generation %d is %d commits old: blocks it used may hold newer content of other files by now", rec.Generation, back)

@@ -63,6 +63,12 @@ func extentRecord(b format.Block, n uint64) []byte {
 	return v
 }
 
+func badRecord(ino format.Ino, p format.Page) []byte {
+	v := make([]byte, format.BadDataSize)
+	format.BadData{Ino: ino, Page: p}.Encode(v)
+	return v
+}
+
 var ills = []ill{
 	{name: "dangling name", told: "/dir-1/ghost", kind: ProblemNoInode, harm: func(p *patient, s *tree.Store, tx *tree.Tx) {
 		p.put(tx, key(p.before["/dir-1"].ino, format.KindDirent, cookie(s, "ghost")), format.AppendDirent(nil, 777777, format.TypeRegular, "ghost"))
@@ -148,6 +154,19 @@ var ills = []ill{
 		k := p.entry(s, "/dir-5/file-5-6")
 		k.Off++
 		p.put(tx, k, format.AppendDirent(nil, p.before["/dir-5/file-5-6"].ino, format.TypeRegular, "file-5-6"))
+	}},
+	{name: "bad block of a page that has none", told: "/dir-6/file-6-3", kind: ProblemRecord, harm: func(p *patient, s *tree.Store, tx *tree.Tx) {
+		p.put(tx, key(0, format.KindBadData, 8000), badRecord(p.before["/dir-6/file-6-3"].ino, 0))
+	}},
+	{name: "bad block of another file", told: "/dir-6/file-6-4", kind: ProblemRecord, harm: func(p *patient, s *tree.Store, tx *tree.Tx) {
+		v, err := s.Get(p.first("/dir-6/file-6-8", format.KindExtent), nil)
+		p.ok(err)
+		var e format.Extent
+		p.ok(e.Decode(v))
+		p.put(tx, key(0, format.KindBadData, uint64(e.Block)), badRecord(p.before["/dir-6/file-6-4"].ino, 7))
+	}},
+	{name: "bad block's record", kind: ProblemRecord, harm: func(p *patient, s *tree.Store, tx *tree.Tx) {
+		p.put(tx, key(0, format.KindBadData, 8001), []byte("short"))
 	}},
 	{name: "unknown kind", told: "/dir-6/file-6-1", kind: ProblemRecord, harm: func(p *patient, s *tree.Store, tx *tree.Tx) {
 		p.put(tx, key(p.before["/dir-6/file-6-1"].ino, 99, 5), []byte("what"))

@@ -18,10 +18,14 @@ type name struct {
 // decided: first those that were there, then those that were added.
 func (r *repair) namesOf(fn func(l format.Link, d *format.Dirent)) {
 	var dir *surveyDir
+	added := make(map[format.Link]bool, len(r.added)) // they may stand where another was dropped
+	for _, a := range r.added {
+		added[a.link] = true
+	}
 	r.walk(tree.Visit{Leaf: func(_ format.Ptr, n *format.Node, i, j int) bool {
 		for ; i < j; i++ {
 			k, v := n.Key(i), n.Value(i)
-			if k.Kind != format.KindDirent || k.Ino == format.OrphanIno {
+			if k.Kind != format.KindDirent || k.Ino == format.OrphanIno || added[format.Link{Parent: k.Ino, Cookie: k.Off}] {
 				continue
 			}
 			if dir == nil || dir.ino != k.Ino {
@@ -40,9 +44,10 @@ func (r *repair) namesOf(fn func(l format.Link, d *format.Dirent)) {
 	for _, a := range r.added {
 		k := key(a.link.Parent, format.KindDirent, a.link.Cookie)
 		var d format.Dirent
-		if v := r.edits[k]; v != nil && d.Decode(v) == nil {
+		if v := r.edits[k]; v != nil && added[a.link] && d.Decode(v) == nil {
 			fn(a.link, &d)
 		}
+		delete(added, a.link)
 	}
 }
 
@@ -357,7 +362,7 @@ func (r *repair) dirAt(l format.Link) *surveyDir {
 // makeLostFound makes the directory.
 func (r *repair) makeLostFound(l format.Link, text string) error {
 	ino := r.nextIno
-	if ino >= format.MaxIno-1 {
+	if ino >= format.MaxNumber-tree.RoomToCount {
 		return fmt.Errorf("no inode number is left for /%s: %w", lostName, ErrNoSpace)
 	}
 	r.nextIno++

@@ -59,6 +59,7 @@ func (r *repair) extentRecord(cur *surveyed, k tree.Key, v []byte, leaf format.B
 		var mine bool
 		if n, mine = r.claim(e, leaf); mine {
 			kept = append(kept, Extent{Page: e.Page, Block: e.Block, Count: n})
+			r.bad.found(k.Ino, kept[len(kept)-1])
 			cur.blocks += n
 			cur.end = e.Page + format.Page(n)
 		} else {

@@ -112,7 +112,9 @@ func (r *repair) survey() error {
 					next(k.Ino)
 				}
 				if err := r.record(cur, k, v, p.Block); err != nil {
-					r.drop(k)
+					if r.edits[k] == nil { // else what is left of an extent before begins here
+						r.drop(k)
+					}
 					r.problemAt(ProblemRecord, k.Ino, p.Block, "%s record at offset %#x dropped: %v", format.KindName(k.Ino, k.Kind), k.Off, err)
 				}
 			}
@@ -121,6 +123,7 @@ func (r *repair) survey() error {
 		Lost: r.lost,
 	})
 	next(0)
+	r.disownBad()
 	r.done.Records = r.records
 	r.addRoot()
 	for _, ino := range r.doomed {
@@ -147,6 +150,9 @@ func (r *repair) record(cur *surveyed, k tree.Key, v []byte, leaf format.Block) 
 	}
 	if k.Kind != format.KindXattr {
 		r.endXattr(cur)
+	}
+	if k.Ino >= format.MaxNumber-tree.RoomToCount {
+		return fmt.Errorf("%w: no inode has such a number", format.ErrBadRecord)
 	}
 	switch k.Kind {
 	case format.KindInode:
@@ -204,6 +210,16 @@ func (r *repair) ownRecord(k tree.Key, v []byte) error {
 		}
 		r.owned.Add(b, 1)
 		r.keep.Add(b, 1)
+	case format.KindBadData:
+		var d format.BadData
+		b := format.Block(k.Off)
+		if err := d.Decode(v); err != nil {
+			return err
+		}
+		if b < r.sb.First || b >= r.sb.Blocks {
+			return fmt.Errorf("%w: the bad block lies outside the image", format.ErrBadRecord)
+		}
+		r.bad.add(b, d)
 	case format.KindOrphan:
 		if len(v) != 0 {
 			r.put(k, []byte{})
@@ -215,121 +231,20 @@ func (r *repair) ownRecord(k tree.Key, v []byte) error {
 	return nil
 }
 
-func (r *repair) inodeRecord(cur *surveyed, k tree.Key, v []byte) error {
-	if k.Off != 0 {
-		return fmt.Errorf("%w: inode record at offset %d", format.ErrBadRecord, k.Off)
-	}
-	var a format.Inode
-	if err := a.Decode(v); err != nil {
-		return err
-	}
-	if typ := a.Mode & format.TypeMask; k.Ino == format.RootIno && typ != format.TypeDir {
-		return fmt.Errorf("%w: the root is a %s", format.ErrBadRecord, format.TypeName(typ))
-	}
-	cur.has, cur.a, cur.typ = true, a, a.Mode&format.TypeMask
-	if cur.a.Nlink > 0 && k.Ino != format.RootIno {
-		cur.ptrs++
-		cur.balance -= r.seed.LinkHash(format.Link{Parent: cur.a.Parent, Cookie: cur.a.Cookie})
-	}
-	return nil
-}
-
-// closeInode verifies what one inode's own records say of each other, and
-// takes the inode into the new tree.
-func (r *repair) closeInode(cur *surveyed) {
-	if cur.ino == format.OrphanIno {
-		return
-	}
-	r.endXattr(cur)
-	if cur.typ == 0 {
-		for _, k := range cur.others {
-			r.drop(k)
+// disownBad retires the bad blocks whose file has lost them. Those that have
+// another owner by now are met again by that one.
+func (r *repair) disownBad() {
+	for ino, pages := range r.bad {
+		for p, b := range pages {
+			r.drop(tree.Key{Kind: format.KindBadData, Off: uint64(b)})
+			r.problemAt(ProblemRecord, ino, b, "block %d was bad and its page %d, and is that no more", b, p)
+			if !r.owned.Has(b) {
+				r.owned.Add(b, 1)
+				r.keep.Add(b, 1)
+				r.put(tree.Key{Kind: format.KindBadBlock, Off: uint64(b)}, []byte{})
+			}
 		}
-		if len(cur.others) > 0 {
-			r.problem(ProblemLost, cur.ino, "its record is lost, and nothing that is left tells what it was: %d records dropped", len(cur.others))
-		}
-		return
 	}
-	if !cur.has {
-		r.newRecord(cur)
-	}
-	switch {
-	case cur.typ == format.TypeSymlink && !r.closeTarget(cur):
-		return
-	case cur.blocks != cur.a.Blocks:
-		if cur.blocks < cur.a.Blocks {
-			r.problem(ProblemLost, cur.ino, "%d of its %d data blocks are lost: they read as zeros", cur.a.Blocks-cur.blocks, cur.a.Blocks)
-		} else {
-			r.problem(ProblemExtents, cur.ino, "its extents hold %d blocks, its record said %d", cur.blocks, cur.a.Blocks)
-		}
-		r.fix(cur.ino).blocks = new(cur.blocks)
-	}
-	r.inodes = append(r.inodes, surveyInode{ino: cur.ino, balance: cur.balance, ptrs: cur.ptrs, nlink: cur.a.Nlink, typ: uint8(cur.typ >> 12)})
-	if cur.typ == format.TypeDir {
-		r.dirs = append(r.dirs, surveyDir{ino: cur.ino, link: format.Link{Parent: cur.a.Parent, Cookie: cur.a.Cookie}, size: cur.a.Size})
-	}
-	if cur.ino >= r.nextIno {
-		r.problem(ProblemTree, cur.ino, "its number was not given yet: the next one was %d", r.nextIno)
-		r.nextIno = cur.ino + 1
-	}
-}
-
-// newRecord makes up for a record that is lost (P3).
-func (r *repair) newRecord(cur *surveyed) {
-	f := r.fix(cur.ino)
-	f.typ, f.relink = cur.typ, true
-	cur.a.Blocks = cur.blocks
-	f.blocks = new(cur.blocks)
-	what := "a directory"
-	switch cur.typ {
-	case format.TypeRegular:
-		cur.a.Size = min(uint64(cur.end)*format.PageSize, format.MaxFileSize)
-		what = fmt.Sprintf("a file of %d bytes", cur.a.Size)
-	case format.TypeSymlink:
-		cur.a.Size = cur.target
-		what = "a symlink"
-	}
-	f.size = new(cur.a.Size)
-	r.problem(ProblemLost, cur.ino, "its record is lost: it is %s of root's now, mode %#o; owner, times and exact size are not known", what, newMode(cur.typ))
-}
-
-// newMode is the permission bits of an inode whose record is lost: nobody's but
-// root's.
-func newMode(typ uint32) uint32 {
-	if typ == format.TypeDir {
-		return 0o700
-	}
-	return 0o600
-}
-
-// closeTarget verifies a symlink's target; false: nothing is left of it.
-func (r *repair) closeTarget(cur *surveyed) bool {
-	orphan := cur.has && cur.a.Nlink == 0 // its target may be half freed
-	if orphan || cur.target == cur.a.Size && !cur.broken {
-		return true
-	}
-	if cur.target == 0 {
-		r.problem(ProblemLost, cur.ino, "it was a symlink, and its target is lost: it is removed")
-		r.doomed = append(r.doomed, cur.ino)
-		return false
-	}
-	if cur.has {
-		r.problem(ProblemLost, cur.ino, "of its target only the first %d of %d bytes are left", cur.target, cur.a.Size)
-	}
-	r.fix(cur.ino).size = new(cur.target)
-	return true
-}
-
-// addRoot makes a root directory if there is none.
-func (r *repair) addRoot() {
-	if len(r.inodes) > 0 && r.inodes[0].ino == format.RootIno {
-		return
-	}
-	r.problem(ProblemLost, format.RootIno, "the root directory is lost: an empty one is made")
-	r.inodes = slices.Insert(r.inodes, 0, surveyInode{ino: format.RootIno, typ: uint8(format.TypeDir >> 12)})
-	r.dirs = slices.Insert(r.dirs, 0, surveyDir{ino: format.RootIno})
-	f := r.fix(format.RootIno)
-	f.typ, f.relink = format.TypeDir, true
 }
 
 // dropAll drops every record of an inode.

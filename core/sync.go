@@ -9,6 +9,7 @@ import (
 	"permafrost/core/format"
 	"permafrost/core/freeze"
 	"permafrost/pmem"
+	"permafrost/pmem/plant"
 )
 
 // This file is the one sync path. fsync, msync, unmap, sync and freeze take
@@ -70,7 +71,7 @@ func (fs *FS) fsync(ctx context.Context, in *inode, first, end format.Page, kind
 	err := in.aliveLocked()
 	gen := in.a.Gen
 	in.mu.RUnlock()
-	if err == nil && gen > fs.store.DurableGeneration() && !fs.opt.ReadOnly {
+	if err == nil && gen > fs.store.DurableGeneration() && !fs.opt.ReadOnly && !plant.On(plant.DurableWait) {
 		err = fs.waitError(fs.store.WaitDurable(ctx, gen))
 	}
 	if err != nil {
@@ -93,6 +94,8 @@ func (fs *FS) waitError(err error) error {
 
 // syncPages is the sync path for one inode. It returns the pages flushed.
 func (fs *FS) syncPages(ctx context.Context, in *inode, pg *pages, first, end format.Page) (uint64, error) {
+	var clean cleaned
+	defer func() { fs.tellCleaned(clean) }()
 	ctx, cancel := context.WithTimeout(ctx, syncPatience)
 	defer cancel()
 	if err := pg.lockSync(ctx); err != nil {
@@ -109,19 +112,28 @@ func (fs *FS) syncPages(ctx context.Context, in *inode, pg *pages, first, end fo
 	defer fs.threads.give()
 	b := fs.m.Begin()
 	defer b.End()
+	if plant.On(plant.FlushLate) {
+		_ = b.Fence()
+	}
 	err := fs.flushPages(in, pg, b)
+	if err == nil && !plant.On(plant.FlushLate) {
+		err = fs.fenceError(b.Fence())
+	}
 	if err == nil {
-		err = fenceError(b.Fence())
+		clean = fs.noteCleaned(in, pg)
 	}
 	n := fs.finish(in, pg, err)
 	return n, err
 }
 
-func fenceError(err error) error {
-	if err != nil {
-		return ioError(err, "fence")
+// fenceError is the error of a fence: the first one that fails is the ERROR
+// state (T11), for the kernel may have dropped what it could not write.
+func (fs *FS) fenceError(err error) error {
+	if err == nil {
+		return nil
 	}
-	return nil
+	fs.store.Fail(fmt.Errorf("fence of file data: %w", err))
+	return ioError(err, "fence")
 }
 
 // lockSync waits for its turn to sync the inode. Whoever holds it may be
@@ -193,6 +205,9 @@ func (fs *FS) protectPages(ctx context.Context, in *inode, pg *pages, first, end
 // flushPages starts the write-back of the cleaning pages' lines. Needs the
 // sync lock; the blocks of mapped pages stay where they are, so no inode lock.
 func (fs *FS) flushPages(in *inode, pg *pages, b pmem.Batch) error {
+	if plant.On(plant.TagsEarly) {
+		return nil
+	}
 	var e Extent // the one found last: runs are many where extents are few
 	for _, r := range pg.cleaning {
 		for at := r.First; at < r.end(); {
@@ -210,7 +225,7 @@ func (fs *FS) flushPages(in *inode, pg *pages, b pmem.Batch) error {
 			}
 			n := min(e.end(), r.end()) - at
 			if err := b.Flush(blockOff(e.at(at)), int64(n)*format.BlockSize); err != nil {
-				return ioError(err, "flush page %d of inode %d", at, in.ino)
+				return fs.dataError(err, in.ino, e, "flush page %d of inode %d", at, in.ino)
 			}
 			at += n
 		}

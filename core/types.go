@@ -63,6 +63,9 @@ type NewNode struct {
 	UID, GID uint32
 	Rdev     uint32
 	Target   string // symlink
+	// InheritGroup makes the node what POSIX says of a directory with S_ISGID: it
+	// gets the directory's group, and a new directory the bit as well.
+	InheritGroup bool
 }
 
 // DirEntry is one name of a directory. Cursor continues a listing after it.
@@ -140,9 +143,11 @@ type MapRequest struct {
 	Protector      Protector // nil for a read-only mapping
 }
 
-// MappingInfo is a copy of what is known of one mapping.
+// MappingInfo is a copy of what is known of one mapping. Of the way in "mount" it is a
+// file that is open for reading and writing, and so may be mapped writably: the kernel
+// tells neither whether it is, nor which pages.
 type MappingInfo struct {
-	ID            uint64
+	ID            uint64 // among all ways in
 	Ino           format.Ino
 	Path          string
 	WayIn         string
@@ -192,10 +197,16 @@ type Status struct {
 	DirtyPages        uint64
 	Mappings          uint64
 	Blocked           uint64
-	BadBlocks         uint64 // retired: never allocated again
-	Degraded          error  // the ERROR state's cause, nil when well
+	BadBlocks         uint64 // on the bad-block list: never allocated again
+	BadBlocksPending  uint64 // met, and not on it yet
+	DataErrors        uint64 // accesses of file data that met a bad page, since the mount
+	MetadataErrors    uint64 // damaged blocks of metadata met since the mount
+	Scrub             ScrubStatus
+	Degraded          error // why nothing can be changed: the ERROR state's cause, or damage; nil when well
 	Recovery          time.Duration
 	AllocatorRebuilt  bool
+	FellBack          int  // newer commits that the mount could not use: torn by a crash, or damaged
+	SuperDamaged      bool // the primary superblock is damaged, its copy is used
 	TreeDepth         int
 	FsyncTotal        uint64
 	CommitTotal       uint64

@@ -7,6 +7,7 @@ import (
 
 	"permafrost/core/format"
 	"permafrost/core/freeze"
+	"permafrost/pmem/plant"
 )
 
 // Unlink removes a name of anything but a directory. An inode whose last name
@@ -25,7 +26,14 @@ func (fs *FS) Rmdir(ctx context.Context, dir format.Ino, name string) error {
 	return fs.remove(ctx, freeze.OpRmdir, dir, name)
 }
 
-func (fs *FS) remove(ctx context.Context, op freeze.Op, dir format.Ino, name string) error {
+func (fs *FS) remove(ctx context.Context, op freeze.Op, dir format.Ino, name string) (err error) {
+	var e nameEntry
+	defer func() {
+		if fs.changed(err) {
+			fs.tellEntry(ctx, dir, name)
+			fs.tellInode(ctx, e.ino, 0, 0)
+		}
+	}()
 	if err := checkName(name); err != nil {
 		return fmt.Errorf("%s: %w", op, err)
 	}
@@ -44,8 +52,7 @@ func (fs *FS) remove(ctx context.Context, op freeze.Op, dir format.Ino, name str
 	if err := d.dirLocked(); err != nil {
 		return err
 	}
-	e, err := fs.findName(dir, name)
-	if err != nil {
+	if e, err = fs.findName(dir, name); err != nil {
 		return err
 	}
 	if e.ino == 0 {
@@ -120,7 +127,7 @@ func (t *txn) dropLink(in *inode, l format.Link, now int64) error {
 		return nil
 	}
 	in.a.Nlink, in.a.Parent, in.a.Cookie = 0, 0, 0
-	if in.refs.Load() == 1 && t.freeSmall(in) {
+	if (in.refs.Load() == 1 || plant.On(plant.MappedFreed)) && t.freeSmall(in) {
 		return nil
 	}
 	t.orphan(in)
@@ -131,9 +138,18 @@ func (t *txn) dropLink(in *inode, l format.Link, now int64) error {
 // orphan keeps an inode without a name: its record lets the next mount free it
 // if we cannot.
 func (t *txn) orphan(in *inode) {
-	t.put(key(format.OrphanIno, format.KindOrphan, uint64(in.ino)), nil)
+	if !plant.On(plant.NoOrphan) {
+		t.put(key(format.OrphanIno, format.KindOrphan, uint64(in.ino)), nil)
+	}
 	in.set(flagOrphan)
 	t.fs.reaper.pending.Add(1)
+}
+
+// adoptOrphan ends that: the locked inode is given a name in this Tx.
+func (t *txn) adoptOrphan(in *inode) {
+	t.del(key(format.OrphanIno, format.KindOrphan, uint64(in.ino)))
+	in.unset(flagOrphan | flagLinkable)
+	t.fs.reaper.pending.Add(-1)
 }
 
 // freeSmall frees an inode that owns a few extents or a symlink's target and
@@ -148,6 +164,9 @@ func (t *txn) freeSmall(in *inode) bool {
 	switch k.Kind {
 	case format.KindInode:
 	case format.KindSymlink:
+		if k.Off > (format.MaxTarget-1)/format.ChunkSize {
+			return false // no target has so many chunks: whoever scans takes what is there
+		}
 		for i := uint64(0); i <= k.Off; i++ {
 			t.del(key(in.ino, format.KindSymlink, i))
 		}

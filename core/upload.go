@@ -29,31 +29,20 @@ type Precondition func(old *Attr) error
 //
 // Errors: as Create.
 func (fs *FS) NewUpload(ctx context.Context, n NewNode) (*Upload, error) {
-	if n.Mode&format.TypeMask == 0 {
-		n.Mode |= format.TypeRegular
-	}
-	if n.Mode&format.TypeMask != format.TypeRegular || n.Mode>>16 != 0 {
-		return nil, fmt.Errorf("upload: mode %#o is not that of a regular file: %w", n.Mode, ErrInvalid)
+	if err := regularNode(&n); err != nil {
+		return nil, fmt.Errorf("upload: %w", err)
 	}
 	pass, err := fs.enterWrite(ctx, freeze.OpUpload, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer pass.Exit()
-	t, err := fs.begin(3, 0, false)
+	in, err := fs.makeUnnamed(n, 0)
 	if err != nil {
 		return nil, fmt.Errorf("upload: %w", err)
 	}
-	in := t.newInode(n)
-	t.putInode(in)
-	t.orphan(in)
-	fs.adopt(in)
-	if err := t.end(); err != nil {
-		fs.put(in)
-		return nil, fmt.Errorf("upload: %w", err)
-	}
 	fs.ops.count(freeze.OpUpload)
-	return &Upload{fs: fs, ctx: ctx, in: in}, nil
+	return &Upload{fs: fs, ctx: unseenByAll(ctx), in: in}, nil
 }
 
 // ReadFrom appends what r has, a chunk at a time: it is read into memory first
@@ -107,10 +96,18 @@ func (u *Upload) Ino() format.Ino { return u.in.ino }
 //
 // Errors: pre's; ErrIsDir when the name is a directory's; else as Create.
 func (u *Upload) Commit(ctx context.Context, dir format.Ino, name string, pre Precondition) (a Attr, replaced bool, err error) {
+	fs := u.fs
+	var e nameEntry
+	defer func() {
+		if fs.changed(err) {
+			fs.tellEntry(ctx, dir, name)
+			fs.tellInode(ctx, u.in.ino, 0, -1)
+			fs.tellInode(ctx, e.ino, 0, 0)
+		}
+	}()
 	if err := checkName(name); err != nil {
 		return Attr{}, false, fmt.Errorf("upload: %w", err)
 	}
-	fs := u.fs
 	pass, err := fs.enterWrite(ctx, freeze.OpUpload, dir)
 	if err != nil {
 		return Attr{}, false, err
@@ -129,7 +126,7 @@ func (u *Upload) Commit(ctx context.Context, dir format.Ino, name string, pre Pr
 	if d.a.Nlink == 0 {
 		return Attr{}, false, fmt.Errorf("directory %d was removed: %w", dir, ErrNotFound)
 	}
-	e, err := fs.findName(dir, name)
+	e, err = fs.findName(dir, name)
 	switch {
 	case err != nil:
 		return Attr{}, false, err
@@ -202,9 +199,7 @@ func (u *Upload) commitLocked(d, old *inode, cookie uint64, name string, pre Pre
 	u.in.a.Parent, u.in.a.Cookie, u.in.a.Nlink = d.ino, cookie, 1
 	t.addName(d, cookie, name, u.in, now)
 	t.stamp(u.in, now)
-	t.del(key(format.OrphanIno, format.KindOrphan, uint64(u.in.ino)))
-	u.in.unset(flagOrphan)
-	fs.reaper.pending.Add(-1)
+	t.adoptOrphan(u.in)
 	if err := t.end(); err != nil {
 		return Attr{}, err
 	}

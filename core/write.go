@@ -8,6 +8,7 @@ import (
 	"permafrost/core/format"
 	"permafrost/core/freeze"
 	"permafrost/pmem"
+	"permafrost/pmem/plant"
 )
 
 // chunkSize is how much of a write passes the gate and holds the locks at a
@@ -36,7 +37,7 @@ func (fs *FS) WriteAt(ctx context.Context, ino format.Ino, p []byte, off int64) 
 	for {
 		at := off + int64(done)
 		n := min(len(p)-done, chunkSize-int(at%chunkSize))
-		m, _, err := fs.writeChunk(ctx, in, p[done:done+n], at, false)
+		m, _, err := fs.writeChunk(ctx, in, p[done:done+n], at, placeGiven)
 		done += m
 		if err != nil || done == len(p) {
 			return done, err
@@ -45,8 +46,8 @@ func (fs *FS) WriteAt(ctx context.Context, ino format.Ino, p []byte, off int64) 
 }
 
 // Append writes p at the end of the file and tells where that was. Up to 1 MiB
-// is appended in one piece; longer data in pieces that other appenders may come
-// between.
+// is appended in one piece, or not at all; longer data in pieces that other
+// appenders may come between, and of which the first stay when one fails.
 //
 // Errors: as WriteAt.
 func (fs *FS) Append(ctx context.Context, ino format.Ino, p []byte) (off int64, err error) {
@@ -56,7 +57,7 @@ func (fs *FS) Append(ctx context.Context, ino format.Ino, p []byte) (off int64, 
 	}
 	defer fs.put(in)
 	for first := true; first || len(p) > 0; first = false {
-		n, at, err := fs.writeChunk(ctx, in, p[:min(len(p), chunkSize)], 0, true)
+		n, at, err := fs.writeChunk(ctx, in, p[:min(len(p), chunkSize)], 0, placeEnd)
 		if first {
 			off = at
 		}
@@ -68,9 +69,43 @@ func (fs *FS) Append(ctx context.Context, ino format.Ino, p []byte) (off int64, 
 	return off, nil
 }
 
+// WriteBack writes what a cache has kept of a file, at most 1 MiB and in one
+// piece of the file from off on: only what lies within the file, which may have
+// become shorter since. It neither makes a file longer nor fails for what is past its end.
+//
+// Errors: as WriteAt.
+func (fs *FS) WriteBack(ctx context.Context, ino format.Ino, p []byte, off int64) error {
+	if off < 0 || len(p) > chunkSize {
+		return fmt.Errorf("write back %d bytes of inode %d at %d: %w", len(p), ino, off, ErrInvalid)
+	}
+	in, err := fs.get(ino)
+	if err != nil {
+		return err
+	}
+	defer fs.put(in)
+	_, _, err = fs.writeChunk(WroteBack(ctx), in, p, off, placeWithin)
+	return err
+}
+
+// place is where a write goes.
+type place int
+
+const (
+	placeGiven  place = iota // where the caller says
+	placeEnd                 // at the end of the file, all or nothing
+	placeWithin              // where the caller says, as far as the file reaches
+)
+
 // writeChunk writes at most chunkSize bytes inside one pass of the gate. Where
-// space is short it writes as much as there is room for.
-func (fs *FS) writeChunk(ctx context.Context, in *inode, p []byte, off int64, atEnd bool) (int, int64, error) {
+// space is short it writes as much as there is room for, but appends all or
+// nothing.
+func (fs *FS) writeChunk(ctx context.Context, in *inode, p []byte, off int64, where place) (int, int64, error) {
+	var touched, bytes int64 // what reads differently then
+	defer func() {
+		if bytes > 0 {
+			fs.tellInode(ctx, in.ino, touched, bytes)
+		}
+	}()
 	pass, err := fs.enterWrite(ctx, freeze.OpWrite, in.ino)
 	if err != nil {
 		return 0, 0, err
@@ -81,7 +116,10 @@ func (fs *FS) writeChunk(ctx context.Context, in *inode, p []byte, off int64, at
 	if err := in.fileLocked(); err != nil {
 		return 0, 0, err
 	}
-	if atEnd {
+	switch where {
+	case placeWithin:
+		p = p[:min(int64(len(p)), max(in.sizeLocked()-off, 0))]
+	case placeEnd:
 		off = in.sizeLocked()
 		if int64(len(p)) > format.MaxFileSize-off {
 			return 0, off, fmt.Errorf("append to inode %d: past 2^63-1 bytes: %w", in.ino, ErrTooBig)
@@ -90,11 +128,13 @@ func (fs *FS) writeChunk(ctx context.Context, in *inode, p []byte, off int64, at
 	if len(p) == 0 {
 		return 0, off, nil
 	}
+	touched = min(off, in.sizeLocked())
+	bytes = off + int64(len(p)) - touched
 	done := 0
 	for part := len(p); done < len(p); {
 		part = min(part, len(p)-done)
 		err := fs.writeLocked(in, p[done:done+part], off+int64(done))
-		if errors.Is(err, ErrNoSpace) && part > format.PageSize {
+		if errors.Is(err, ErrNoSpace) && part > format.PageSize && where != placeEnd {
 			part = (part/2 + format.PageSize - 1) &^ (format.PageSize - 1)
 			if part >= len(p)-done {
 				part = format.PageSize
@@ -170,34 +210,49 @@ func (fs *FS) overwrite(in *inode, p []byte, off int64, exts []Extent) error {
 }
 
 // writeNew is writeLocked with gaps: blocks are reserved before the first byte
-// is written, so that a full image costs nothing that was there.
+// is written, so that a full image costs nothing that was there. Of new blocks
+// that turn out to be bad others take the place.
 func (fs *FS) writeNew(in *inode, p []byte, off int64, exts []Extent, gaps []gap, missing uint64) error {
+	for try := 0; ; try++ {
+		retired, err := fs.tryWriteNew(in, p, off, exts, gaps, missing, try > 0)
+		if !retired || try == maxRetired {
+			return err
+		}
+	}
+}
+
+// tryWriteNew is one attempt. retired tells that it failed for a bad block, which
+// nobody will be given again.
+func (fs *FS) tryWriteNew(in *inode, p []byte, off int64, exts []Extent, gaps []gap, missing uint64, apart bool) (retired bool, err error) {
 	fs.threads.take()
 	defer fs.threads.give()
 	b := fs.m.Begin()
 	defer b.End()
 	t, err := fs.begin(recordsForRun(missing), int(missing), false)
 	if err != nil {
-		return err
+		return false, err
 	}
-	fresh, err := t.allocGaps(in, gaps)
+	fresh, err := t.allocGaps(in, gaps, apart)
 	if err == nil {
 		err = fs.copyIn(in, b, p, off, exts)
 	}
 	for i := 0; err == nil && i < len(fresh); i++ {
 		err = fs.fillBlocks(b, fresh[i], p, off)
 	}
-	b.Order() // also before blocks go back: their next owner must write last
+	if !plant.On(plant.DataOrder) {
+		b.Order() // also before blocks go back: their next owner must write last
+	}
 	if err != nil {
-		for _, x := range fresh {
-			t.tx.FreeData(x.Block, x.Count)
+		retired = t.giveBack(fresh, err)
+		if e := t.end(); e != nil {
+			return false, errors.Join(err, e)
 		}
-		return errors.Join(err, t.end())
+		return retired, err
 	}
 	for _, x := range fresh {
 		t.putExtent(in, x)
 	}
-	return t.endWrite(in, off+int64(len(p)))
+	return false, t.endWrite(in, off+int64(len(p)))
 }
 
 // endWrite moves the end of the file and the times, and ends the Tx.
@@ -214,11 +269,12 @@ func (t *txn) endWrite(in *inode, end int64) error {
 // share their leaves, so a thirty-second of them is generous.
 func recordsForRun(n uint64) int { return 3 + int(n/32) }
 
-// allocGaps finds blocks for all gaps. On failure it returns what it got.
-func (t *txn) allocGaps(in *inode, gaps []gap) ([]Extent, error) {
+// allocGaps finds blocks for all gaps, next to the file's others unless apart.
+// On failure it returns what it got.
+func (t *txn) allocGaps(in *inode, gaps []gap, apart bool) ([]Extent, error) {
 	var out []Extent
 	hint := format.Block(0)
-	if p := gaps[0].page; p > 0 {
+	if p := gaps[0].page; p > 0 && !apart {
 		prev, ok, err := t.fs.extentAt(in.ino, p-1)
 		if err != nil {
 			return nil, err
@@ -254,7 +310,7 @@ func (fs *FS) copyIn(in *inode, b pmem.Batch, p []byte, off int64, exts []Extent
 		to := min(off+int64(len(p)), pageStart(x.end()))
 		at := blockOff(x.Block) + from - int64(x.Page)*format.PageSize
 		if err := b.Write(at, p[from-off:to-off]); err != nil {
-			return ioError(err, "write page %d", x.Page)
+			return fs.dataError(err, in.ino, x, "write page %d", x.Page)
 		}
 	}
 	return nil
@@ -265,7 +321,7 @@ func (fs *FS) copyIn(in *inode, b pmem.Batch, p []byte, off int64, exts []Extent
 func (fs *FS) clearTail(in *inode, b pmem.Batch, upTo int64) error {
 	size := in.sizeLocked()
 	upTo = min(upTo, pageStart(pagesUp(size)))
-	if size >= upTo {
+	if size >= upTo || plant.On(plant.TailClear) {
 		return nil
 	}
 	e, ok, err := fs.extentAt(in.ino, pageOf(size))
@@ -274,7 +330,7 @@ func (fs *FS) clearTail(in *inode, b pmem.Batch, upTo int64) error {
 	}
 	at := blockOff(e.at(pageOf(size))) + size%format.PageSize
 	if err := b.Zero(at, upTo-size); err != nil {
-		return ioError(err, "clear the last page of inode %d", in.ino)
+		return fs.dataError(err, in.ino, e, "clear the last page of inode %d", in.ino)
 	}
 	return nil
 }
@@ -293,7 +349,7 @@ func (fs *FS) fillBlocks(b pmem.Batch, x Extent, p []byte, off int64) error {
 	if err := b.Write(at+from-start, p[from-off:to-off]); err != nil {
 		return ioError(err, "write block %d", x.Block)
 	}
-	if to-start < stop {
+	if to-start < stop && !plant.On(plant.BlockFill) {
 		if err := b.Zero(at+to-start, stop-(to-start)); err != nil {
 			return ioError(err, "clear block %d", x.Block)
 		}

@@ -192,7 +192,12 @@ func (t *txn) endXattr(in *inode) error {
 // changeXattr passes the gate, locks the inode and runs change, which opens
 // its Tx by begin once it knows how many records it needs.
 func (fs *FS) changeXattr(ctx context.Context, op freeze.Op, ino format.Ino,
-	change func(in *inode, at *xattrPlace, begin func(records int) (txn, error)) error) error {
+	change func(in *inode, at *xattrPlace, begin func(records int) (txn, error)) error) (err error) {
+	defer func() {
+		if fs.changed(err) {
+			fs.tellInode(ctx, ino, 0, 0)
+		}
+	}()
 	in, err := fs.get(ino)
 	if err != nil {
 		return err

@@ -185,10 +185,12 @@ func (s *Server) rebuild(r *record, fd *uffd.FD) (c *client, m *member, err erro
 	}
 	for _, rm := range r.Mappings {
 		err := c.adoptMapping(m, &rm, vmas)
-		if err != nil {
+		switch {
+		case err == nil:
+		case errors.Is(err, errUnmapped): // in good order, and the record had not been brought up to date
+			s.log.Info("attach: a mapping of a former server has ended", "process", r.PID, "inode", rm.Ino)
+		default:
 			s.log.Error("attach: a mapping is not taken back", "process", r.PID, "inode", rm.Ino, "error", err)
-		}
-		if err != nil && !errors.Is(err, errUnmapped) {
 			c.failed = append(c.failed, Survivor{PID: r.PID, Comm: r.Comm,
 				Why: fmt.Sprintf("its mapping of inode %d cannot be taken back (%v): end it", rm.Ino, err)})
 		}

@@ -34,7 +34,6 @@ type member struct {
 	rotor   int                 // owned by the worker: next stream to reuse
 	forks   []int               // owned by takeBack: descriptors of children whose fork nobody had read
 	stop    func()              // owned by the housekeeper: ends the watch of the process
-	late    []uffd.Message      // guarded by c.evMu: planted builds only
 	grantFn grantFunc           // immutable: grant as a value, made once
 }
 
@@ -72,9 +71,10 @@ func (m *member) nameLocked() string {
 // serve reads the descriptor and answers faults until the member is gone.
 func (m *member) serve() {
 	defer m.c.srv.running.Done()
+	poll := poller{turn: &m.c.srv.polling}
 	for {
 		start, gone := false, false
-		err := m.fd.Wait(func() bool {
+		read := func() bool {
 			m.c.evMu.Lock()
 			defer m.c.evMu.Unlock()
 			if gone = m.gone; gone {
@@ -86,7 +86,12 @@ func (m *member) serve() {
 			}
 			gone = m.gone
 			return start || gone
+		}
+		began := time.Now()
+		err := m.fd.Wait(func() bool {
+			return read() || poll.look(m.fd.Pending) && read()
 		})
+		poll.waited(time.Since(began))
 		if start {
 			m.work()
 		}
@@ -139,11 +144,9 @@ func (m *member) applyLocked(e uffd.Message) {
 	case uffd.EventFault:
 		m.queue = append(m.queue, fault{tid: e.Thread, addr: e.Addr &^ (pageBytes - 1)})
 	case uffd.EventFork:
-		if plantLateEvents() {
-			m.applyLater(e)
-			return
+		if !plantLateEvent(m, e) {
+			m.applyForkLocked(e.FD)
 		}
-		m.applyForkLocked(e.FD)
 	case uffd.EventRemap:
 		m.applyRemapLocked(e.Addr, e.To, e.Length)
 	case uffd.EventUnmap:
@@ -264,21 +267,6 @@ func (m *member) kickLocked() {
 			m.work()
 		}()
 	}
-}
-
-// applyLater is the planted fault of late events: the fork is read, but the
-// child goes without protection for a while.
-func (m *member) applyLater(e uffd.Message) {
-	const late = 300 * time.Millisecond
-	m.late = append(m.late, e)
-	time.AfterFunc(late, func() {
-		m.c.evMu.Lock()
-		defer m.c.evMu.Unlock()
-		for _, e := range m.late {
-			m.applyForkLocked(e.FD)
-		}
-		m.late = nil
-	})
 }
 
 // pause waits d or until ctx is done.

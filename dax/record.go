@@ -226,9 +226,15 @@ func (r *record) check() error {
 		}
 		for _, s := range m.Spans {
 			last := uint64(s.Page) + s.Pages
-			if s.Pages == 0 || s.Pages > m.Pages || s.Addr%pageBytes != 0 || s.Addr > most*pageBytes ||
+			if s.Pages == 0 || s.Pages > m.Pages || s.Addr%pageBytes != 0 || s.Addr/pageBytes+s.Pages > most ||
 				s.Page < m.First || last > uint64(m.First)+m.Pages {
 				return fmt.Errorf("mapping %d: impossible span at %#x", m.ID, s.Addr)
+			}
+		}
+		for _, x := range m.Pieces {
+			if x.Count == 0 || x.Count > m.Pages || x.Page < m.First || uint64(x.Page)+x.Count > uint64(m.First)+m.Pages ||
+				x.Block == 0 || x.Block > format.MaxImage/format.BlockSize-format.Block(x.Count) {
+				return fmt.Errorf("mapping %d: impossible piece at page %d", m.ID, x.Page)
 			}
 		}
 	}

@@ -104,7 +104,12 @@ func TestBadFrames(t *testing.T) {
 	})
 	t.Run("random bytes", func(t *testing.T) {
 		seed := time.Now().UnixNano()
-		t.Logf("seed %d", seed)
+		if s := os.Getenv("PERMAFROST_SEED"); s != "" {
+			if _, err := fmt.Sscan(s, &seed); err != nil {
+				t.Fatal("PERMAFROST_SEED:", err)
+			}
+		}
+		t.Logf("repeat with PERMAFROST_SEED=%d go test ./dax -run 'TestBadFrames$'", seed)
 		rnd := rand.New(rand.NewSource(seed))
 		for range 200 {
 			conn := r.raw()

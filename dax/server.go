@@ -67,6 +67,7 @@ type Server struct {
 	quit        context.CancelFunc // immutable
 	mappingIDs  atomic.Uint64
 	quiet       atomic.Bool    // nothing is granted, published or forgotten any more
+	polling     atomic.Bool    // a reader looks for the next store without sleeping
 	running     sync.WaitGroup // all goroutines of the server and its clients
 
 	records sync.Mutex // serialises the writing of records, so that the last written is the newest; above evMu

@@ -139,20 +139,3 @@ func TestShowAndSameExtents(t *testing.T) {
 		}
 	}
 }
-
-func FuzzRecord(f *testing.F) {
-	f.Add([]byte(`{"version":1,"client":"00112233445566778899aabbccddeeff","mappings":[{"pages":1,"spans":[{"addr":4096,"pages":1}]}]}`))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		r, err := parseRecord(b)
-		if err != nil {
-			return
-		}
-		for _, m := range r.Mappings { // what is accepted makes sense
-			for _, s := range m.Spans {
-				if s.Pages == 0 || s.Addr%pageBytes != 0 || s.Page < m.First || uint64(s.Page)+s.Pages > uint64(m.First)+m.Pages {
-					t.Fatalf("accepted %+v of %+v", s, m)
-				}
-			}
-		}
-	})
-}

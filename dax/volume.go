@@ -20,6 +20,7 @@ type tracker interface {
 	Ino() format.Ino
 	Mkwrite(first format.Page, ahead uint64, grant func(core.PageRun) error) error
 	ParkAs(who core.Process, client any, page format.Page, resume func()) (unpark func() bool)
+	AtThaw(resume func()) (cancel func() bool)
 	Sync(ctx context.Context, r core.PageRun) (core.SyncResult, error)
 	SetRanges(runs []core.PageRun)
 	Unmap(ctx context.Context) error

@@ -5,6 +5,8 @@ import (
 	"runtime"
 	"runtime/debug"
 	"unsafe"
+
+	"permafrost/pmem/plant"
 )
 
 // NonTemporalMin is the length in bytes from which Write bypasses the caches.
@@ -159,7 +161,9 @@ func (r *Region) storeCached(off int64, p []byte) {
 	for len(p) > 0 {
 		n := min(len(p), chunkBytes)
 		copy(unsafe.Slice((*byte)(r.at(off)), n), p)
-		r.flush(off, int64(n))
+		if !plant.On(plant.EdgeUnflushed) || off%lineBytes == 0 {
+			r.flush(off, int64(n))
+		}
 		off, p = off+int64(n), p[n:]
 	}
 }
@@ -205,6 +209,9 @@ func (r *Region) flush(off, n int64) {
 	}
 	first := off &^ (lineBytes - 1)
 	end := (off + n + lineBytes - 1) &^ (lineBytes - 1)
+	if plant.On(plant.ShortFlush) && end-first > lineBytes {
+		end -= lineBytes
+	}
 	for first < end {
 		part := min(end-first, chunkBytes)
 		if r.trace != nil {

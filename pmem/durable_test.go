@@ -137,6 +137,22 @@ func TestFenceCleansPageCache(t *testing.T) {
 // dirtyKiB is what /proc/self/smaps counts as dirty in the region.
 func dirtyKiB(t *testing.T, r *Region) (sum int) {
 	t.Helper()
+	smapsOf(t, r, func(line string) {
+		var kib int
+		if n, _ := fmt.Sscanf(line, "Shared_Dirty: %d kB", &kib); n == 1 {
+			sum += kib
+		}
+		if n, _ := fmt.Sscanf(line, "Private_Dirty: %d kB", &kib); n == 1 {
+			sum += kib
+		}
+	})
+	return sum
+}
+
+// smapsOf calls each for every line that /proc/self/smaps has of the region's
+// mappings.
+func smapsOf(t *testing.T, r *Region, each func(line string)) {
+	t.Helper()
 	text, err := os.ReadFile("/proc/self/smaps")
 	mustDo(t, err)
 	base := uint64(uintptr(unsafe.Pointer(unsafe.SliceData(r.Bytes(0, 1)))))
@@ -149,18 +165,13 @@ func dirtyKiB(t *testing.T, r *Region) (sum int) {
 			found = found || inside
 			continue
 		}
-		var kib int
-		if n, _ := fmt.Sscanf(line, "Shared_Dirty: %d kB", &kib); n == 1 && inside {
-			sum += kib
-		}
-		if n, _ := fmt.Sscanf(line, "Private_Dirty: %d kB", &kib); n == 1 && inside {
-			sum += kib
+		if inside {
+			each(line)
 		}
 	}
 	if !found {
 		t.Fatal("the region is not in smaps")
 	}
-	return sum
 }
 
 // TestManyFencesAtOnce mixes batches of several goroutines with growth.

@@ -49,6 +49,20 @@ func lockServer(f *os.File) (*os.File, error) {
 	return nil, fmt.Errorf("lock: %w", err)
 }
 
+// Served says whether a server has the pmem file at path now. It takes no lock.
+func Served(path string) (bool, error) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return false, fmt.Errorf("pmem: %w", err)
+	}
+	defer f.Close()
+	probe := lockByte(unix.F_WRLCK, serverLockByte)
+	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, probe); err != nil {
+		return false, fmt.Errorf("pmem: look at the lock of %s: %w", path, err)
+	}
+	return probe.Type != unix.F_UNLCK, nil
+}
+
 // DuplicateForClients opens the pmem file anew with a shared lock that lives
 // until the last descriptor and the last mapping made from it are gone, in
 // whatever process. The caller closes its copy once it is passed on. Holding it

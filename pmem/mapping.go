@@ -16,6 +16,8 @@ const (
 	reserveFactor   = 64
 	reserveMinBytes = 16 << 30
 	reserveMaxBytes = 4 << 40
+
+	mapProt = unix.PROT_READ | unix.PROT_WRITE
 )
 
 var pageBytes = int64(os.Getpagesize()) // immutable
@@ -123,18 +125,35 @@ func detectDomain(f *os.File, volatile, synced bool) (Domain, error) {
 }
 
 // mapRange maps the file's bytes [from, to) to their reserved addresses. from
-// is a multiple of the page size; the last page is mapped whole.
+// is a multiple of the page size; the last page is mapped whole. A refusal
+// leaves the addresses reserved.
 func (r *Region) mapRange(from, to int64) error {
 	n := roundUp(to, pageBytes) - from
 	if n <= 0 {
 		return nil
 	}
-	const prot = unix.PROT_READ | unix.PROT_WRITE
-	_, err := unix.MmapPtr(int(r.file.Fd()), from, r.at(from), uintptr(n), prot, r.mapFlags|unix.MAP_FIXED)
+	err := r.tryMap(from)
+	if err == nil {
+		_, err = unix.MmapPtr(int(r.file.Fd()), from, r.at(from), uintptr(n), mapProt, r.mapFlags|unix.MAP_FIXED)
+	}
 	if err != nil {
 		return fmt.Errorf("map %d bytes of %s: %w", n, r.Path(), err)
 	}
 	return nil
+}
+
+// tryMap maps one page elsewhere for a moment, to hear whether the file system
+// takes the flags. Linux asks it only after it has unmapped what MAP_FIXED is to
+// replace: refused there, the reserved addresses would be free, another thread's
+// memory could move in, and the next MAP_FIXED would put the image in its place,
+// or that thread's munmap a hole into the image. Limits of the process are
+// looked at before anything is unmapped.
+func (r *Region) tryMap(from int64) error {
+	p, err := unix.MmapPtr(int(r.file.Fd()), from, nil, uintptr(pageBytes), mapProt, r.mapFlags)
+	if err != nil {
+		return err
+	}
+	return unix.MunmapPtr(p, uintptr(pageBytes))
 }
 
 // Grow extends the file to size bytes, allocates and maps the new part. It

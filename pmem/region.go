@@ -38,8 +38,8 @@ type Region struct {
 	size   atomic.Int64 // mapped bytes (P2), 0 once closed; written under growMu
 
 	// trace, if not nil, is told of each range that is stored past the caches or
-	// flushed, before it is: what memory alone cannot show. Set by tests before
-	// the first batch; immutable from then on.
+	// flushed, before it is: what memory alone cannot show. Set by Observe and by
+	// tests before the first batch; immutable from then on.
 	trace func(what traced, off, n int64)
 
 	failed  atomic.Pointer[error] // first failed fdatasync (P6); set once
@@ -55,6 +55,13 @@ const (
 	tracedNonTemporal traced = iota
 	tracedFlush
 )
+
+// Observe makes f be told of each range of whole lines that a batch stores past
+// the caches or flushes, within the call that does. It must be called before
+// the first batch. It is for the crash recorder (pmem/record).
+func (r *Region) Observe(f func(off, n int64)) {
+	r.trace = func(_ traced, off, n int64) { f(off, n) }
+}
 
 // Size is the length of the pmem file in bytes, 0 once closed.
 func (r *Region) Size() int64 { return r.size.Load() }

@@ -155,7 +155,7 @@ func openPool(path string, write bool) (*sql.DB, error) {
 
 // probe looks at the directory and at the file's header with plain reads. It
 // returns true for a file that is missing or empty. Errors: ErrNoDirectory,
-// ErrReadOnly, ErrNotLedger.
+// ErrReadOnly, ErrNotLedger, ErrDamaged.
 func probe(path string) (fresh bool, err error) {
 	dir := filepath.Dir(path)
 	switch st, err := os.Stat(dir); {
@@ -185,6 +185,10 @@ func probe(path string) (fresh bool, err error) {
 		return false, notLedger(path, "it is not a regular file")
 	}
 	if st.Size() == 0 {
+		// SQLite would take it for a new database and delete the log beside it.
+		if wal, err := os.Stat(path + "-wal"); err == nil && wal.Size() > 0 {
+			return false, damaged(path, "it is empty, and its write-ahead log is not")
+		}
 		return true, nil
 	}
 	var header [100]byte

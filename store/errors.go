@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"regexp"
 	"syscall"
 
 	"github.com/mattn/go-sqlite3"
@@ -72,6 +73,9 @@ func needsReopen(err error) bool {
 	return true
 }
 
+// schemaError is how SQLite refuses a statement for what the schema says.
+var schemaError = regexp.MustCompile(`no such|no column|already exists|syntax error|malformed|unrecognized token`)
+
 // explain turns an error of SQLite or of the file system into one of the
 // sentinels above and says what to do. Others pass unchanged.
 func explain(path string, err error) error {
@@ -89,6 +93,10 @@ func explain(path string, err error) error {
 			return notLedger(path, "it is not an SQLite database")
 		case sqlite3.ErrCorrupt:
 			return damaged(path, err.Error())
+		case sqlite3.ErrError: // our statements are constants: it is the schema that is not ours any more
+			if schemaError.MatchString(err.Error()) {
+				return damaged(path, err.Error())
+			}
 		case sqlite3.ErrIoErr, sqlite3.ErrCantOpen:
 			// SQLite reports a full disk as an I/O error when it strikes in the
 			// shared-memory file; the system's error number tells.

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -14,12 +15,12 @@ import (
 // eventFrom is the first event whose id is ?1 or above.
 const eventFrom = `SELECT id, at FROM events WHERE id >= ?1 ORDER BY id LIMIT 1`
 
-// imageReads are the image reads of freeze ?1 begun in [?2, ?3) among the events
+// imageReads are the image reads of freeze ?1 told in [?2, ?3] among the events
 // with an id in [?4, ?5). It is written by hand because sqlc does not know
 // json_extract's type.
 const imageReads = `
-SELECT at FROM events
-WHERE id >= ?4 AND id < ?5 AND kind = 'image_read' AND at >= ?2 AND at < ?3
+SELECT at, data FROM events
+WHERE id >= ?4 AND id < ?5 AND kind = 'image_read' AND at >= ?2 AND at <= ?3
   AND json_extract(data, '$.freeze_id') = ?1
 ORDER BY id LIMIT ?6`
 
@@ -27,18 +28,44 @@ ORDER BY id LIMIT ?6`
 // id: events are stamped before they are queued.
 const eventDisorder = 2 * time.Second
 
-// ImageReads tells when reads of the image of a freeze were begun in [from, to),
-// oldest first. Events that retention deleted, or that the wall clock, set back
-// by more than eventDisorder, put among the wrong neighbours, are not there.
+// imageRead is the data of an image_read event. Those of the first ledgers name
+// the freeze alone: each is one request.
+type imageRead struct {
+	Reader       string
+	Since, Until time.Time
+	Requests     *int64
+	Bytes        int64
+}
+
+// readOf is what the event told at the time given says.
+func readOf(at time.Time, data []byte) (ImageRead, error) {
+	var d imageRead
+	if err := json.Unmarshal(data, &d); err != nil {
+		return ImageRead{}, err
+	}
+	r := ImageRead{Reader: d.Reader, Since: d.Since, Until: d.Until, Requests: 1, Bytes: d.Bytes}
+	if d.Requests != nil {
+		r.Requests = *d.Requests
+	}
+	if r.Since.IsZero() || r.Until.Before(r.Since) {
+		r.Since, r.Until = at, at
+	}
+	return r, nil
+}
+
+// ImageReads tells what readers read of the image of a freeze and was told in
+// [from, to], in the order in which it was begun; limit bounds the rows, oldest
+// told first. Events that retention deleted, or that the wall clock, set back by
+// more than eventDisorder, put among the wrong neighbours, are not there.
 //
 // Events have no index by time. Their ids grow with it, so the ids that can be
 // within the time are searched for by halves and only those events are read.
-func (l *Ledger) ImageReads(ctx context.Context, freezeID int64, from, to time.Time, limit int) ([]time.Time, error) {
+func (l *Ledger) ImageReads(ctx context.Context, freezeID int64, from, to time.Time, limit int) ([]ImageRead, error) {
 	if !to.After(from) {
 		return nil, fmt.Errorf("%w: image reads of freeze %d from %s to %s: the end must be after the beginning",
 			ErrBadQuery, freezeID, from.Format(time.RFC3339), to.Format(time.RFC3339))
 	}
-	return read(ctx, l, fmt.Sprintf("image reads of freeze %d", freezeID), func(c *conn) ([]time.Time, error) {
+	return read(ctx, l, fmt.Sprintf("image reads of freeze %d", freezeID), func(c *conn) ([]ImageRead, error) {
 		first, err := eventIDAt(ctx, c, nanos(from.Add(-eventDisorder)))
 		if err != nil {
 			return nil, err
@@ -52,15 +79,20 @@ func (l *Ledger) ImageReads(ctx context.Context, freezeID int64, from, to time.T
 			return nil, err
 		}
 		defer rows.Close()
-		out := []time.Time{}
+		out := []ImageRead{}
 		for rows.Next() {
 			var at int64
-			if err := rows.Scan(&at); err != nil {
+			var data []byte
+			if err := rows.Scan(&at, &data); err != nil {
 				return nil, err
 			}
-			out = append(out, instant(at))
+			r, err := readOf(instant(at), data)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, r)
 		}
-		slices.SortFunc(out, time.Time.Compare)
+		slices.SortStableFunc(out, func(a, b ImageRead) int { return a.Since.Compare(b.Since) })
 		return out, rows.Err()
 	})
 }

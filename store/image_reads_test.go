@@ -42,13 +42,13 @@ func TestImageReads(t *testing.T) {
 		for _, length := range []int{1, 2, 40, 400} {
 			start := t0.Add(time.Duration(from) * time.Second)
 			end := start.Add(time.Duration(length) * time.Second)
-			want := []time.Time{}
+			want := []ImageRead{}
 			for _, r := range reads {
-				if r.freeze == 2 && !r.at.Before(start) && r.at.Before(end) {
-					want = append(want, r.at)
+				if r.freeze == 2 && !r.at.Before(start) && !r.at.After(end) {
+					want = append(want, ImageRead{Since: r.at, Until: r.at, Requests: 1})
 				}
 			}
-			slices.SortFunc(want, time.Time.Compare)
+			slices.SortFunc(want, func(a, b ImageRead) int { return a.Since.Compare(b.Since) })
 			if got := must(l.ImageReads(ctx, 2, start, end, 1000))(t); !reflect.DeepEqual(got, want) {
 				t.Fatalf("%d s for %d s: %d reads, want %d\n%v\n%v", from, length, len(got), len(want), got, want)
 			}
@@ -60,5 +60,29 @@ func TestImageReads(t *testing.T) {
 	}
 	if _, err := l.ImageReads(ctx, 3, t0, t0, 5); !errors.Is(err, ErrBadQuery) {
 		t.Errorf("no time at all: %v", err)
+	}
+}
+
+// TestImageReadsAreWhole: what an event says of a reader is read back, and what
+// was told at the end of the time asked for belongs to it.
+func TestImageReadsAreWhole(t *testing.T) {
+	l := newTestLedger(t)
+	want := []ImageRead{
+		{Reader: "uid:0", Since: t0, Until: t0, Requests: 1},
+		{Reader: "127.0.0.1", Since: t0.Add(time.Second), Until: t0.Add(9 * time.Second), Requests: 512, Bytes: 1 << 40},
+		{Reader: "uid:0", Since: t0.Add(2 * time.Second), Until: t0.Add(10 * time.Second), Bytes: 4096},
+	}
+	for i, told := range []time.Duration{0, 10 * time.Second, 10 * time.Second} {
+		r := want[i]
+		data := fmt.Appendf(nil, `{"freeze_id":1,"reader":%q,"since":%q,"until":%q,"requests":%d,"bytes":%d}`,
+			r.Reader, r.Since.Format(time.RFC3339Nano), r.Until.Format(time.RFC3339Nano), r.Requests, r.Bytes)
+		if err := l.RecordEvent(LedgerEvent{At: t0.Add(told), Kind: "image_read", Data: data}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mustFlush(t, l)
+	got := must(l.ImageReads(patient(t), 1, t0, t0.Add(10*time.Second), 10))(t)
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
 }

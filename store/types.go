@@ -152,6 +152,15 @@ type LedgerEvent struct {
 	Data []byte // JSON
 }
 
+// ImageRead is what one reader read of a freeze's image in one stretch. The sums
+// over a freeze are its requests and bytes, but for what no event told.
+type ImageRead struct {
+	Reader       string // uid:N or an address; "" in rows of the first ledgers
+	Since, Until time.Time
+	Requests     int64 // begun in the stretch; 0 when an earlier one went on
+	Bytes        int64
+}
+
 // FreezeQuery selects freezes, newest first.
 type FreezeQuery struct {
 	State, Holder string

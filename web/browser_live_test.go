@@ -73,6 +73,8 @@ func TestBrowserWithoutJavaScript(t *testing.T) {
 	must("Renewed")
 	do(t, ctx, chromedp.Click("form[action='/ui/thaw'] button"))
 	must("stood without a gap", "Unfrozen")
+	do(t, ctx, chromedp.Navigate(url+"/ui/mappings"), chromedp.WaitVisible("#r-latency"))
+	must("Through the mount", "12 files are open for reading and writing", "11 min ago", "99 % within")
 }
 
 // TestBrowserKeepsWhatThePersonDoes: updates leave typed text, focus and open

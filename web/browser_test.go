@@ -153,24 +153,32 @@ func TestPagesInABrowser(t *testing.T) {
 		full, frozen bool
 		dark         bool
 		width        int64
+		long         bool // the longest names there can be, and more freezes than a page lists
 	}{
-		{"overview-full", "/ui/", true, false, false, 1280},
-		{"overview-full-dark", "/ui/", true, false, true, 1280},
-		{"overview-frozen", "/ui/", true, true, false, 1280},
-		{"overview-frozen-dark-phone", "/ui/", true, true, true, 360},
-		{"overview-empty", "/ui/", false, false, false, 1280},
-		{"overview-empty-phone", "/ui/", false, false, false, 360},
-		{"freezes-full", "/ui/freezes", true, true, false, 1280},
-		{"freeze-past", "/ui/freezes/40", true, false, false, 1280},
-		{"freeze-past-dark-phone", "/ui/freezes/40", true, false, true, 360},
-		{"freeze-standing-dark", "/ui/freezes/41", true, true, true, 1280},
-		{"freeze-rolled-back", "/ui/freezes/28", true, false, false, 1280},
-		{"inodes-full", "/ui/inodes", true, false, false, 1280},
-		{"inodes-empty", "/ui/inodes?path_prefix=/nowhere", true, false, true, 1280},
-		{"inode", "/ui/inodes/13", true, false, false, 1280},
-		{"inode-dark-phone", "/ui/inodes/13", true, false, true, 360},
-		{"mappings-full", "/ui/mappings", true, false, false, 1280},
-		{"mappings-empty-phone", "/ui/mappings", false, false, false, 360},
+		{"overview-full", "/ui/", true, false, false, 1280, false},
+		{"overview-full-dark", "/ui/", true, false, true, 1280, false},
+		{"overview-frozen", "/ui/", true, true, false, 1280, false},
+		{"overview-frozen-dark-phone", "/ui/", true, true, true, 360, false},
+		{"overview-empty", "/ui/", false, false, false, 1280, false},
+		{"overview-empty-phone", "/ui/", false, false, false, 360, false},
+		{"freezes-full", "/ui/freezes", true, true, false, 1280, false},
+		{"freeze-past", "/ui/freezes/40", true, false, false, 1280, false},
+		{"freeze-past-dark-phone", "/ui/freezes/40", true, false, true, 360, false},
+		{"freeze-standing-dark", "/ui/freezes/41", true, true, true, 1280, false},
+		{"freeze-rolled-back", "/ui/freezes/28", true, false, false, 1280, false},
+		{"inodes-full", "/ui/inodes", true, false, false, 1280, false},
+		{"inodes-empty", "/ui/inodes?path_prefix=/nowhere", true, false, true, 1280, false},
+		{"inode", "/ui/inodes/13", true, false, false, 1280, false},
+		{"inode-dark-phone", "/ui/inodes/13", true, false, true, 360, false},
+		{"mappings-full", "/ui/mappings", true, false, false, 1280, false},
+		{"mappings-frozen-dark-phone", "/ui/mappings", true, true, true, 360, false},
+		{"mappings-long-phone", "/ui/mappings", true, false, false, 360, true},
+		{"freeze-notify", "/ui/freezes/39", true, false, false, 1280, false},
+		{"mappings-empty-phone", "/ui/mappings", false, false, false, 360, false},
+		{"overview-long-phone", "/ui/", true, true, false, 360, true},
+		{"freezes-long-phone", "/ui/freezes", true, true, false, 360, true},
+		{"freeze-long-dark-phone", "/ui/freezes/41", true, true, true, 360, true},
+		{"inodes-long", "/ui/inodes", true, false, false, 1280, true},
 	}
 	said := listen(t, ctx)
 	for _, c := range cases {
@@ -182,6 +190,9 @@ func TestPagesInABrowser(t *testing.T) {
 			}
 			if c.frozen {
 				freezeNow(fs, now)
+			}
+			if c.long {
+				lengthen(fs, l)
 			}
 			srv := httptest.NewServer(newUI(t, fs, l, time.Now))
 			defer srv.Close()

@@ -87,9 +87,18 @@ func signature(s snapshot) string {
 	if s.Attach != nil {
 		attach = *s.Attach
 	}
+	mount := ""
+	if m := s.Mount; m != nil {
+		requests := uint64(0)
+		for i := range m.Ops {
+			requests += m.Ops[i].Count()
+		}
+		mount = fmt.Sprint(m.Ended, m.Open, m.Writable, m.Held, m.Refused, requests)
+	}
 	return fmt.Sprint(freezeSignature(st), st.Level, st.Generation, st.InodesTotal, st.InodesCached, st.InodesDirty,
-		st.DirtyPages, st.Mappings, st.Blocked, oldest, newest, st.BadBlocks, st.Degraded, st.Space, st.EventsDropped,
-		st.FaultTotal, st.FsyncTotal, s.Health, s.HealthWhy, attach)
+		st.DirtyPages, st.Mappings, st.Blocked, oldest, newest, st.BadBlocks, st.BadBlocksPending, st.MetadataErrors, st.Degraded,
+		st.Scrub.State, st.Scrub.EndedAt.UnixNano(), st.Scrub.Nodes*100/max(st.Scrub.Of, 1), st.Space, st.EventsDropped,
+		st.FaultTotal, st.FsyncTotal, s.Health, s.HealthWhy, attach, mount)
 }
 
 // freezeSignature changes with every freeze and every hold.

@@ -28,7 +28,7 @@ func (noLedger) FreezeBlocked(context.Context, int64, int64, int) ([]store.Block
 func (noLedger) FreezeRenewals(context.Context, int64) ([]store.Renewal, error) {
 	return nil, errNoLedger
 }
-func (noLedger) ImageReads(context.Context, int64, time.Time, time.Time, int) ([]time.Time, error) {
+func (noLedger) ImageReads(context.Context, int64, time.Time, time.Time, int) ([]store.ImageRead, error) {
 	return nil, errNoLedger
 }
 func (noLedger) InodeHistory(context.Context, int64, int64, int) ([]store.InodeHistory, error) {

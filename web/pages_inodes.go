@@ -74,6 +74,9 @@ func inodePage(ino format.Ino) page {
 		}
 		hist, ledgerErr := u.ledger().InodeHistory(ctx, int64(ino), 0, historyLimit)
 		v := inodeViewOf(info, extents, maps, hist, s)
+		for _, o := range u.mayBeMapped(ino) {
+			v.Open = append(v.Open, openRowOf(o, s))
+		}
 		return view{Title: v.Row.Path, Nav: "inodes", Crumb: &crumb{"Inodes", "/ui/inodes"}, Regions: []region{
 			{ID: "alerts", Class: "alerts", Body: alertsBody(ledgerAlert(ledgerErr))},
 			{ID: "attributes", Class: "full", Heading: "Attributes", Body: inodeFacts(v)},
@@ -94,10 +97,18 @@ type mappingsView struct {
 const mappingsListed = 500
 
 func loadMappings(ctx context.Context, u *UI, s snapshot) (view, error) {
-	v := mappingsViewOf(u.o.FS.Mappings(), s)
-	return view{Title: "Mappings", Nav: "mappings", Regions: []region{
-		{ID: "mappings", Class: "panel full", Body: mappingsBody(v)},
-	}}, nil
+	v := view{Title: "Mappings", Nav: "mappings"}
+	attached := region{ID: "mappings", Class: "panel full", Body: mappingsBody(mappingsViewOf(u.o.FS.Mappings(), s))}
+	if s.Mount == nil {
+		v.Regions = []region{attached}
+		return v, nil
+	}
+	attached.Class, attached.Heading = "full", "By attached programs"
+	m := mountViewOf(u.mayBeMapped(0), s)
+	v.Regions = []region{attached,
+		{ID: "mount", Class: "full", Heading: "Through the mount", Body: mountBody(m)},
+		{ID: "latency", Class: "full", Heading: "Latency of the mount", Body: latencyBody(m)}}
+	return v, nil
 }
 
 func mappingsViewOf(maps []core.MappingInfo, s snapshot) mappingsView {

@@ -37,8 +37,8 @@ type Ledger interface {
 	FreezeInodes(ctx context.Context, id, after int64, limit int) ([]store.FoundInode, error)
 	FreezeBlocked(ctx context.Context, id, after int64, limit int) ([]store.Blocked, error)
 	FreezeRenewals(ctx context.Context, id int64) ([]store.Renewal, error)
-	// ImageReads tells when reads of a freeze's image were begun in [from, to).
-	ImageReads(ctx context.Context, id int64, from, to time.Time, limit int) ([]time.Time, error)
+	// ImageReads tells what was read of a freeze's image, as far as it was told in [from, to].
+	ImageReads(ctx context.Context, id int64, from, to time.Time, limit int) ([]store.ImageRead, error)
 	InodeHistory(ctx context.Context, ino, after int64, limit int) ([]store.InodeHistory, error)
 	Samples(ctx context.Context, from, to time.Time, step time.Duration) ([]store.Sample, error)
 	Health() (store.Health, string)
@@ -51,6 +51,13 @@ type AttachStatus struct {
 	Refused string // why mappings are refused, "" when they are not
 }
 
+// Mount is what the dashboard shows of the FUSE mount.
+type Mount interface {
+	Status() core.MountStatus
+	// Mappings lists the files that may be mapped through it: of one inode, or all for 0.
+	Mappings(ino format.Ino) []core.MappingInfo
+}
+
 // snapshot is everything of the present moment that one render shows (W1).
 type snapshot struct {
 	Now       time.Time
@@ -58,7 +65,8 @@ type snapshot struct {
 	Blocked   []freeze.Blocked
 	Health    store.Health
 	HealthWhy string
-	Attach    *AttachStatus // nil: not offered
+	Attach    *AttachStatus     // nil: not offered
+	Mount     *core.MountStatus // nil: there is none
 	Version   string
 	Server    string // host:port, for command lines
 	LeaseMax  time.Duration
@@ -90,6 +98,10 @@ func (u *UI) snap() snapshot {
 	}
 	if u.o.Attach != nil {
 		s.Attach = u.o.Attach()
+	}
+	if u.o.Mount != nil {
+		m := u.o.Mount.Status()
+		s.Mount = &m
 	}
 	return s
 }

@@ -202,6 +202,26 @@ func pathText(path string, ino format.Ino) string {
 	return path
 }
 
+// pathShown and holdersShown are how much of a path, and of the names of a
+// freeze's holders, a list shows, in characters.
+const (
+	pathShown    = 160
+	holdersShown = 72
+)
+
+// listPath is pathText for a list. The inode's page has the whole.
+func listPath(path string, ino format.Ino) string { return elide(pathText(path, ino), pathShown) }
+
+// elide leaves the middle of a long text out, for the beginning of a path says
+// where and its end what.
+func elide(text string, most int) string {
+	r := []rune(text)
+	if len(r) <= most {
+		return text
+	}
+	return string(r[:most/3]) + " … " + string(r[len(r)-(most-most/3-3):])
+}
+
 // processText names a local program.
 func processText(p core.Process) string {
 	if p.PID == 0 {

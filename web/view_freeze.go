@@ -15,7 +15,7 @@ import (
 type freezeData struct {
 	Freeze   store.Freeze
 	Renewals []store.Renewal
-	Reads    []time.Time        // when reads of the image were begun, oldest first
+	Reads    []store.ImageRead  // what was read of the image, in order of its beginning
 	Waited   []store.Blocked    // let go already
 	Found    []store.FoundInode // one page of them
 	After    int64              // cursor of that page
@@ -39,6 +39,7 @@ type freezeView struct {
 	First   string // href of the first page, "" on it
 	NoFound string // why the list is empty
 	Error   string
+	Caveat  string   // what a copy may lack though the freeze was kept
 	For     []string // rolled back: whom it waited for
 }
 
@@ -63,8 +64,10 @@ type pastHold struct {
 }
 
 type readRow struct {
-	At    moment
-	After string // since it was complete
+	Reader, Requests, Bytes string
+	At                      moment
+	After                   string // since it was complete
+	Lasted                  string
 }
 
 type waitRow struct {
@@ -90,6 +93,7 @@ var phases = map[string]struct {
 	"intent":    {"the ledger records who asks and why", false},
 	"preclean":  {"dirty pages are flushed while the gates are open", false},
 	"write":     {"new writes are held; those inside finish", true},
+	"collect":   {"the mount's page cache is written back; its stores are held", true},
 	"pagefault": {"new first stores are held; faults inside finish", true},
 	"sync":      {"pages dirtied since are write-protected and flushed", true},
 	"fs":        {"internal work stops; the final commit makes the image mountable", true},
@@ -99,6 +103,9 @@ var phases = map[string]struct {
 func freezeViewOf(d freezeData, s snapshot) freezeView {
 	f := d.Freeze
 	v := freezeView{Row: freezeRowOf(f, s.Now), Facts: freezeFacts(f, s.Now), Error: f.Error, For: f.WaitingFor}
+	if f.Modes["mount"] == modeNotify && !f.FrozenAt.IsZero() {
+		v.Caveat = notifyText
+	}
 	v.reach(f)
 	v.Waits = waitRows(d, s)
 	if n := f.BlockedTotal - int64(len(v.Waits)); n > 0 {
@@ -108,7 +115,7 @@ func freezeViewOf(d freezeData, s snapshot) freezeView {
 	self := fmt.Sprintf("/ui/freezes/%d", f.ID)
 	for _, i := range d.Found {
 		v.Found = append(v.Found, foundRow{
-			Path: pathText(i.Path, format.Ino(i.Ino)), Href: inodeHref(uint64(i.Ino)), Pages: count(i.Pages),
+			Path: listPath(i.Path, format.Ino(i.Ino)), Href: inodeHref(uint64(i.Ino)), Pages: count(i.Pages),
 			Bytes: sizeText(i.Bytes), Dirty: momentOf(i.DirtySince, s.Now), Window: i.Window,
 		})
 	}
@@ -142,8 +149,9 @@ func freezeFacts(f store.Freeze, now time.Time) []fact {
 		said("Held callers", count(f.BlockedTotal), longestText(f)),
 		said("Image reads", count(f.ImageReads), ""))
 	if f.Strategy != "" {
-		out = append(out, said("Strategy", f.Strategy, modesText(f.Modes)))
+		out = append(out, said("Strategy", f.Strategy, "how dirty pages were found"))
 	}
+	out = append(out, modeFacts(f.Modes)...)
 	if f.Degraded {
 		out = append(out, said("Ledger", "degraded", "its intent could not be recorded in time"))
 	}
@@ -166,13 +174,25 @@ func longestText(f store.Freeze) string {
 	return "the longest for " + microsText(f.LongestWaitUS)
 }
 
-func modesText(modes map[string]string) string {
-	var parts []string
-	for way, mode := range modes {
-		parts = append(parts, way+": "+mode)
+// modeTexts says how a freeze stopped the mapped stores of each way in.
+var modeTexts = map[string]struct{ word, note string }{
+	"protect":  {"protect", "their pages were write-protected; stores are held in program order"},
+	"collect":  {"collect", "the kernel wrote back what was stored; stores are held in program order"},
+	modeNotify: {modeNotify, "the kernel was not done in time: still and consistent, but not in program order"},
+}
+
+// modeFacts leaves out ways in that nobody could store by.
+func modeFacts(modes map[string]string) (out []fact) {
+	for _, way := range []struct{ key, name string }{{"attach", "Attached programs"}, {"mount", "Mount"}} {
+		if mode := modes[way.key]; mode != "" && mode != "none" {
+			text, ok := modeTexts[mode]
+			if !ok {
+				text.word = mode
+			}
+			out = append(out, said(way.name, text.word, text.note))
+		}
 	}
-	sort.Strings(parts)
-	return strings.Join(parts, ", ")
+	return out
 }
 
 // reach draws the way to Complete twice: all of it, and the window enlarged.
@@ -251,9 +271,9 @@ func waitRows(d freezeData, s snapshot) []waitRow {
 			since: b.Since, waited: time.Duration(b.WaitedUS * 1e3),
 		}
 		if b.Ino != 0 {
-			r.Target, r.Href = pathText(b.Path, format.Ino(b.Ino)), inodeHref(uint64(b.Ino))
+			r.Target, r.Href = listPath(b.Path, format.Ino(b.Ino)), inodeHref(uint64(b.Ino))
 		} else if b.Path != "" {
-			r.Target = pathText(b.Path, 0)
+			r.Target = listPath(b.Path, 0)
 		}
 		rows = append(rows, r)
 	}
@@ -314,24 +334,6 @@ func holdViewOf(d freezeData, waits []waitRow, now time.Time) holdView {
 			Rects: []rect{bar(math.Max(0, at(w.since)), micros(w.waited), v.X.Max, class, w.Who)}})
 	}
 	return v
-}
-
-// reads draws the reads of the image on a lane of their own and lists them. at
-// is the place of a moment on the axis, in µs.
-func (v *holdView) reads(d freezeData, at func(time.Time) float64, now time.Time) {
-	if len(d.Reads) == 0 {
-		return
-	}
-	l := lane{Label: "image reads", Value: count(len(d.Reads))}
-	for _, t := range d.Reads {
-		row := readRow{momentOf(t, now), microsText(at(t))}
-		v.Reads = append(v.Reads, row)
-		l.Rects = append(l.Rects, bar(at(t), 0, v.X.Max, "read", "image read "+row.After+" after it was complete, "+row.At.Text))
-	}
-	if n := d.Freeze.ImageReads - int64(len(d.Reads)); n > 0 && len(d.Reads) >= readsLimit {
-		v.Notes = append(v.Notes, plural(n, "later image read is", "later image reads are")+" not drawn.")
-	}
-	v.Lanes = append(v.Lanes, l)
 }
 
 func pastHoldOf(h store.Hold, now time.Time) pastHold {

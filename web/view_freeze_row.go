@@ -116,7 +116,7 @@ func freezeRowOf(f store.Freeze, now time.Time) freezeRow {
 	r := freezeRow{
 		ID: f.ID, Href: fmt.Sprintf("/ui/freezes/%d", f.ID), Outcome: outcomeOf(f.State),
 		Requested: momentOf(f.RequestedAt, now), Frozen: momentOf(f.FrozenAt, now),
-		Holders: holderNames(f.Holds), Window: dash, Total: dash, Held: dash,
+		Holders: elide(holderNames(f.Holds), holdersShown), Window: dash, Total: dash, Held: dash,
 		Flushed: plural(f.Pages, "page", "pages"), Waiters: count(f.BlockedTotal), LongestWait: "",
 	}
 	if !f.FrozenAt.IsZero() {

@@ -23,7 +23,7 @@ type inodeRow struct {
 
 func inodeRowOf(i core.InodeInfo, s snapshot) inodeRow {
 	r := inodeRow{
-		Ino: uint64(i.Ino), Href: inodeHref(uint64(i.Ino)), Path: pathText(firstPath(i.Paths), i.Ino),
+		Ino: uint64(i.Ino), Href: inodeHref(uint64(i.Ino)), Path: listPath(firstPath(i.Paths), i.Ino),
 		Kind: kindText(i.Mode), Mode: modeText(i.Mode), Size: sizeText(i.Size),
 		Allocated: sizeText(i.Blocks * format.BlockSize), Dirty: i.Dirty, DirtyPages: dash,
 		DirtySince: momentOf(i.DirtySince, s.Now), Mappings: dash, Changed: momentOf(i.Mtime, s.Now),
@@ -68,6 +68,7 @@ type inodeView struct {
 	ExtMore  int
 	Runs     string // dirty pages in words
 	Mappings []mappingRow
+	Open     []openRow // through the mount: it may be mapped
 	History  []historyRow
 }
 
@@ -205,7 +206,7 @@ type mappingRow struct {
 
 func mappingRowOf(m core.MappingInfo, s snapshot) mappingRow {
 	r := mappingRow{
-		ID: m.ID, Path: pathText(m.Path, m.Ino), Href: inodeHref(uint64(m.Ino)), Who: processText(m.Process),
+		ID: m.ID, Path: listPath(m.Path, m.Ino), Href: inodeHref(uint64(m.Ino)), Who: processText(m.Process),
 		WayIn: m.WayIn, Ranges: runText(m.Ranges, 4), Pages: pagesText(runPages(m.Ranges)), Writable: "read only",
 		Dirty: count(m.DirtyPages), IsWritable: m.Writable, Since: momentOf(m.Since, s.Now),
 	}

@@ -109,6 +109,7 @@ func holdRows(s snapshot) []holdRow {
 // cost is what a freeze would have to do if it were asked for now.
 type cost struct {
 	Still    bool // already frozen: nothing can be dirty
+	Unseen   bool // programs may have stored through the mount what is not counted yet
 	Inodes   string
 	Pages    string
 	Bytes    string
@@ -134,6 +135,7 @@ const (
 func costOf(s snapshot, recent []store.Freeze) cost {
 	return cost{
 		Still:    s.Status.State == "frozen",
+		Unseen:   s.Mount != nil && !s.Mount.Ended && s.Mount.Writable > 0,
 		Inodes:   plural(s.Status.InodesDirty, "dirty inode", "dirty inodes"),
 		Pages:    plural(s.Status.DirtyPages, "dirty page", "dirty pages"),
 		Bytes:    sizeText(s.Status.DirtyPages * format.PageSize),
@@ -197,12 +199,12 @@ func waitersOf(s snapshot) []waiter {
 			Target: dash, Who: whoText(b.PID, b.Comm, int64(b.UID), b.Remote),
 		}
 		if b.Ino != 0 {
-			w.Target = pathText(b.Path, format.Ino(b.Ino))
+			w.Target = listPath(b.Path, format.Ino(b.Ino))
 			w.Href = inodeHref(b.Ino)
 		} else if b.Path != "" {
-			w.Target = pathText(b.Path, 0)
+			w.Target = listPath(b.Path, 0)
 		}
-		if b.Mapping != 0 {
+		if b.Op == "store" {
 			w.Page = count(b.Page)
 		}
 		rows = append(rows, w)
@@ -250,16 +252,23 @@ const (
 func alertsOf(s snapshot, ledgerErr error) []alert {
 	var out []alert
 	st := s.Status
-	if st.Degraded != nil {
+	if st.MetadataErrors > 0 && st.Degraded != nil {
+		out = append(out, alert{"bad", "The metadata is damaged; the file system is read-only",
+			plural(st.MetadataErrors, "block", "blocks") + " of it cannot be read: " + st.Degraded.Error() +
+				". Everything that does not need them is served. Copy what matters, stop the appliance, repair the image.",
+			"permafrost check --repair " + st.Medium.Path})
+	} else if st.Degraded != nil {
 		out = append(out, alert{"bad", "The file system is read-only",
 			"A write to the medium failed: " + st.Degraded.Error() +
 				". What was durable before is safe. Stop the appliance, check the image, start it again.",
 			"permafrost check " + st.Medium.Path})
 	}
-	if st.BadBlocks > 0 {
-		out = append(out, alert{"bad", plural(st.BadBlocks, "bad block", "bad blocks"),
-			"Reads of them fail with an input/output error; nothing else is affected.", "permafrost check " + st.Medium.Path})
+	if n := st.BadBlocks + st.BadBlocksPending; n > 0 {
+		out = append(out, alert{"bad", plural(n, "bad block", "bad blocks"),
+			"They are never allocated again. Reads of the pages that files have in them fail with an input/output error; nothing else is affected. The list names the files.",
+			"permafrost badblocks"})
 	}
+	out = append(out, mountAlerts(s)...)
 	if total := st.Space.Total; total > 0 {
 		part := float64(st.Space.Free) / float64(total)
 		if part < spaceWarnPart {
@@ -305,7 +314,11 @@ func factsOf(s snapshot) []fact {
 		said("Space", sizeText(st.Space.Used)+" used", "of "+sizeText(st.Space.Total)+", "+sizeText(st.Space.Free)+" free"),
 		said("Generation", count(st.Generation), "newest durable"),
 		said("Inodes", count(st.InodesTotal), count(st.InodesCached)+" cached"),
-		said("Mappings", count(st.Mappings), "writable ones are held by a freeze"),
+		said("Mappings", count(st.Mappings), "of attached programs; a freeze holds the writable ones"),
+		scrubFact(st.Scrub, s.Now),
+	}
+	if s.Mount != nil && !s.Mount.Ended {
+		out = append(out, said("Mount", listPath(s.Mount.Dir, 0), mountNote(s.Mount)))
 	}
 	if s.Attach != nil {
 		out = append(out, said("Attach", plural(s.Attach.Clients, "program", "programs"), attachNote(s.Attach)))
@@ -314,6 +327,22 @@ func factsOf(s snapshot) []fact {
 }
 
 func said(name, value, note string) fact { return fact{Name: name, Value: value, Note: note} }
+
+// scrubFact says how far the background check of the metadata is.
+func scrubFact(st core.ScrubStatus, now time.Time) fact {
+	f := fact{Name: "Scrub", Value: st.State}
+	switch {
+	case st.State != core.ScrubIdle:
+		f.Value = fmt.Sprintf("%s, %d %%", st.State, st.Nodes*100/max(st.Of, 1))
+		f.Note = fmt.Sprintf("%s of %s metadata nodes read", count(st.Nodes), count(st.Of))
+	case st.EndedAt.IsZero():
+		f.Value, f.Note = "none yet", "reads and verifies all metadata"
+	default:
+		f.Value = ""
+		f.At, f.Note = momentOf(st.EndedAt, now), fmt.Sprintf("%s metadata nodes read, %s damaged", count(st.Nodes), count(st.Found))
+	}
+	return f
+}
 
 func flushNote(instruction string) string {
 	if instruction == "" {

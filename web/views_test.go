@@ -47,6 +47,9 @@ func TestUnits(t *testing.T) {
 		{kindText(0o120777), "symbolic link"},
 		{pathText("/caf\xe9", 3), `"/caf\xe9"`},
 		{pathText("", 3), "inode 3 (no name)"},
+		{listPath("", 3), "inode 3 (no name)"},
+		{listPath("/"+strings.Repeat("é", pathShown-1), 3), "/" + strings.Repeat("é", pathShown-1)},
+		{listPath("/"+strings.Repeat("a", 4000)+strings.Repeat("z", 90), 3), "/" + strings.Repeat("a", 52) + " … " + strings.Repeat("a", 14) + strings.Repeat("z", 90)},
 		{runText([]core.PageRun{{First: 3, Count: 1}, {First: 9, Count: 4}}, 9), "3, 9–12"},
 		{runText([]core.PageRun{{First: 3, Count: 1}, {First: 9, Count: 4}}, 1), "3 and 1 more"},
 		{momentOf(epoch, epoch).Text, "22:30:00 UTC"},
@@ -131,6 +134,9 @@ func TestEstimate(t *testing.T) {
 
 func TestMarks(t *testing.T) {
 	_, l := fullFS(epoch)
+	for i := range l.freezes {
+		l.freezes[i].WindowUS = min(l.freezes[i].WindowUS, 1000)
+	}
 	l.freezes[0].WindowUS, l.freezes[1].WindowUS = 1000, 10
 	v := marksOf(l.freezes, epoch)
 	if len(v.Marks) != marksShown || v.Marks[len(v.Marks)-1].Row.ID != 40 || v.Marks[0].Row.ID != 11 {
@@ -243,134 +249,6 @@ func TestAxes(t *testing.T) {
 	}
 }
 
-func TestFreezeView(t *testing.T) {
-	fs, l := fullFS(epoch)
-	freezeNow(fs, epoch)
-	u := newUI(t, fs, l, fixed(epoch))
-	s := u.snap()
-	v := freezeViewOf(freezeData{Freeze: fromRecord(s.Status.Freeze)}, s)
-	if len(v.Reach) != 7 || len(v.Window) != 5 {
-		t.Fatalf("%d phases, %d in the window", len(v.Reach), len(v.Window))
-	}
-	var end float64
-	for _, l := range v.Window {
-		r := l.Rects[0]
-		if math.Abs(r.X-end) > 0.01 {
-			t.Errorf("phase %s begins at %v, the one before ended at %v", l.Label, r.X, end)
-		}
-		end = r.X + r.W
-	}
-	if want := boxW * 113 / v.WinX.Max; math.Abs(end-want) > 0.01 {
-		t.Errorf("the window ends at %v, want %v", end, want)
-	}
-	if len(v.Waits) != 3 || !v.Waits[0].Still || v.Waits[0].Who != "orderd (pid 4100, uid 1000)" {
-		t.Errorf("waits %+v", v.Waits)
-	}
-	if len(v.Hold.Lanes) != 5 || v.Hold.X.Max != 120e6 {
-		t.Errorf("%d lanes on a scale of %v µs", len(v.Hold.Lanes), v.Hold.X.Max)
-	}
-	// 23 s of 120 s
-	if got, want := v.Hold.Lanes[0].Rects[0].W, boxW*23/120; math.Abs(got-want) > 0.01 {
-		t.Errorf("hold is %v wide, want %v", got, want)
-	}
-	if !strings.Contains(v.NoFound, "3 inodes were flushed") {
-		t.Errorf("a list that is not there yet says %q", v.NoFound)
-	}
-
-	if got, want := v.Reach[1].Rects[0].X, boxW*2100/v.ReachX.Max; math.Abs(got-want) > 0.01 {
-		t.Errorf("the second phase begins at %v, want %v", got, want)
-	}
-	slow := fromRecord(s.Status.Freeze)
-	slow.TotalUS += 1000
-	if v = freezeViewOf(freezeData{Freeze: slow}, s); len(v.Reach) != 8 || v.Reach[0].Label != "start" || v.Reach[0].Value != "987 µs" {
-		t.Errorf("time before the first phase is not shown: %+v", v.Reach[0])
-	}
-
-	past := l.freezes[0]
-	v = freezeViewOf(freezeData{Freeze: past, Renewals: l.renewals, Waited: l.blocked}, s)
-	classes := map[string]int{}
-	for _, lane := range v.Hold.Lanes {
-		for _, r := range lane.Rects {
-			classes[r.Class]++
-		}
-	}
-	if classes["hold held"] != 1 || classes["renewal"] != 1 || classes["read"] != 0 || classes["wait"] != 3 || classes["wait cancelled"] != 1 {
-		t.Errorf("drawn: %v", classes)
-	}
-
-	testImageReads(t, past, s)
-
-	past.BlockedTotal = 900
-	if v = freezeViewOf(freezeData{Freeze: past, Waited: l.blocked}, s); v.Unseen != 896 {
-		t.Errorf("unseen waiters %d, want 896", v.Unseen)
-	}
-	var rolled store.Freeze
-	for _, f := range l.freezes {
-		if f.State == "rolled_back" {
-			rolled = f
-		}
-	}
-	v = freezeViewOf(freezeData{Freeze: rolled}, s)
-	if len(v.Hold.Lanes) != 0 || v.Row.Window != dash || len(v.For) != 1 {
-		t.Errorf("a freeze that never was stands still: %+v", v.Hold)
-	}
-}
-
-// testImageReads: each on a lane of its own, in place, listed, and what is left
-// out is said.
-func testImageReads(t *testing.T, f store.Freeze, s snapshot) {
-	t.Helper()
-	f.ImageReads = 3
-	reads := []time.Time{f.FrozenAt, f.FrozenAt.Add(2 * time.Second), f.EndedAt.Add(-time.Millisecond)}
-	v := freezeViewOf(freezeData{Freeze: f, Reads: reads}, s).Hold
-	l := v.Lanes[len(v.Lanes)-1]
-	if len(v.Lanes) != 2 || l.Label != "image reads" || l.Value != "3" || len(l.Rects) != 3 || len(v.Notes) != 0 {
-		t.Fatalf("lanes %+v, notes %q", v.Lanes, v.Notes)
-	}
-	for i, at := range reads {
-		want := boxW * micros(at.Sub(f.FrozenAt)) / v.X.Max
-		if r := l.Rects[i]; math.Abs(r.X-want) > 0.01 || r.Class != "read" {
-			t.Errorf("read %d is drawn at %v as %q, want %v", i, r.X, r.Class, want)
-		}
-	}
-	if r := l.Rects[1]; !strings.HasPrefix(r.Title, "image read 2.00 s after it was complete, ") {
-		t.Errorf("title %q", r.Title)
-	}
-	if len(v.Reads) != 3 || v.Reads[2].At != momentOf(reads[2], s.Now) {
-		t.Errorf("table %+v", v.Reads)
-	}
-	f.ImageReads = readsLimit + 7
-	v = freezeViewOf(freezeData{Freeze: f, Reads: make([]time.Time, readsLimit)}, s).Hold
-	if len(v.Notes) != 1 || !strings.Contains(v.Notes[0], "7 later image reads") {
-		t.Errorf("notes %q", v.Notes)
-	}
-}
-
-// TestImageReadsOnThePage: of the freeze asked for, until it ended or until now.
-func TestImageReadsOnThePage(t *testing.T) {
-	fs, l := fullFS(epoch)
-	freezeNow(fs, epoch)
-	u := newUI(t, fs, l, fixed(epoch))
-	for id, want := range map[int64]int{39: 0, 40: 1, 41: 1} {
-		v, err := loadFreeze(t.Context(), u, u.snap(), id, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var page strings.Builder
-		for _, r := range v.Regions {
-			if err := r.Body.Render(t.Context(), &page); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if n := strings.Count(page.String(), `<rect class="read"`); n != want {
-			t.Errorf("freeze %d: %d reads drawn, want %d", id, n, want)
-		}
-		if has := strings.Contains(page.String(), `id="reads-table"`); has != (want > 0) {
-			t.Errorf("freeze %d: table of reads: %v", id, has)
-		}
-	}
-}
-
 // TestAlerts: nothing when all is fine, and each trouble by itself.
 func TestAlerts(t *testing.T) {
 	fs, l := fullFS(epoch)
@@ -384,11 +262,18 @@ func TestAlerts(t *testing.T) {
 		plant             func(*snapshot)
 	}{
 		{"error state", "bad", "read-only", nil, func(s *snapshot) { s.Status.Degraded = errPlanted }},
+		{"damage", "bad", "metadata is damaged", nil, func(s *snapshot) { s.Status.Degraded, s.Status.MetadataErrors = errPlanted, 1 }},
+		{"bad block of a freeze", "bad", "2 bad blocks", nil, func(s *snapshot) { s.Status.BadBlocks, s.Status.BadBlocksPending = 1, 1 }},
 		{"bad block", "bad", "1 bad block", nil, func(s *snapshot) { s.Status.BadBlocks = 1 }},
 		{"little space", "warn", "Space is short", nil, func(s *snapshot) { s.Status.Space = core.Space{Total: 1000, Used: 920, Free: 80} }},
 		{"no space", "bad", "Space is short", nil, func(s *snapshot) { s.Status.Space = core.Space{Total: 1000, Used: 999, Free: 1} }},
 		{"ledger degraded", "warn", "ledger is degraded", nil, func(s *snapshot) { s.Health, s.HealthWhy = store.Degraded, "disk full" }},
 		{"ledger unreadable", "warn", "ledger is degraded", errPlanted, func(*snapshot) {}},
+		{"mount ended", "warn", "mount at /mnt/permafrost has ended", nil, func(s *snapshot) { m := *s.Mount; m.Ended = true; s.Mount = &m }},
+		{"requests refused", "warn", "3 requests of the mount were refused", nil, func(s *snapshot) { m := *s.Mount; m.Refused = 3; s.Mount = &m }},
+		{"frozen by notify", "warn", "order of mapped stores", nil, func(s *snapshot) {
+			s.Status.Freeze = &freeze.Record{State: freeze.StateFrozen, Modes: map[string]string{"mount": "notify"}}
+		}},
 		{"events dropped", "warn", "2 events were dropped", nil, func(s *snapshot) { s.Status.EventsDropped = 2 }},
 	} {
 		s := fine
@@ -447,14 +332,34 @@ func TestSignature(t *testing.T) {
 	changed("dirty inodes", func(s *snapshot) { s.Status.InodesDirty++ })
 	changed("a renewal", func(s *snapshot) { h := &s.Status.Freeze.Holds[0]; h.ExpiresAt = h.ExpiresAt.Add(1) })
 	changed("a hold's end", func(s *snapshot) { s.Status.Freeze.Holds[1].End = "expired" })
-	changed("another waiter", func(s *snapshot) { s.Blocked[2].ID = 99 })
+	changed("another waiter", func(s *snapshot) { s.Blocked[len(s.Blocked)-1].ID = 99 })
 	changed("a mapping", func(s *snapshot) { s.Status.Mappings++ })
 	changed("an image read", func(s *snapshot) { s.Status.Freeze.ImageReads++ })
 	changed("a last freeze", func(s *snapshot) { s.Status.LastFreeze = &freeze.Record{ID: 40} })
 	changed("space", func(s *snapshot) { s.Status.Space.Used++ })
 	changed("the error state", func(s *snapshot) { s.Status.Degraded = errors.New("x") })
+	changed("damage", func(s *snapshot) { s.Status.MetadataErrors = 9 })
+	changed("a scrub", func(s *snapshot) { s.Status.Scrub.State = core.ScrubRunning })
+	changed("its progress", func(s *snapshot) { s.Status.Scrub.Nodes, s.Status.Scrub.Of = 50, 100 })
 	changed("the ledger", func(s *snapshot) { s.Health = store.Degraded })
 	changed("attach", func(s *snapshot) { s.Attach = &AttachStatus{Clients: 9} })
+	for name, change := range map[string]func(*core.MountStatus){
+		"an open through the mount": func(m *core.MountStatus) { m.Open++ },
+		"one for writing":           func(m *core.MountStatus) { m.Writable++ },
+		"a held request":            func(m *core.MountStatus) { m.Held++ },
+		"a refused one":             func(m *core.MountStatus) { m.Refused++ },
+		"the end of the mount":      func(m *core.MountStatus) { m.Ended = true },
+		"a request": func(m *core.MountStatus) {
+			m.Ops = append([]core.MountOp(nil), m.Ops...)
+			m.Ops[0].Buckets[9]++
+		},
+	} {
+		changed(name, func(s *snapshot) {
+			m := *s.Mount
+			change(&m)
+			s.Mount = &m
+		})
+	}
 	same := base
 	same.Now = base.Now.Add(time.Hour)
 	if signature(same) != signature(base) {

@@ -17,6 +17,7 @@ type Options struct {
 	FS     FS
 	Ledger Ledger               // nil: pages say that there is no history
 	Attach func() *AttachStatus // nil, or returning nil: attach is not offered
+	Mount  Mount                // nil: there is no FUSE mount
 
 	Version    string
 	Server     string        // host:port for the command lines shown; default localhost:7433

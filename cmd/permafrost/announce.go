@@ -18,12 +18,21 @@ func (a *appliance) announce() {
 	}
 	c.printf("Permafrost %s serves %s (%s, domain %s)\n", version(), st.Medium.Path, bytesOf(st.Medium.SizeBytes), st.Medium.Domain)
 	c.printf("  durability   %s\n", survives)
-	c.printf("  dashboard    %s/ui/\n", a.firstAddress())
-	c.printf("  REST         %s  and  unix:%s\n", strings.Join(a.listening, ", "), a.places.socket)
+	curl := "curl -X POST " + curlAddress(a.firstAddress())
+	if len(a.listening) > 0 {
+		c.printf("  dashboard    %s/ui/\n", a.firstAddress())
+		c.printf("  REST         %s  and  unix:%s\n", strings.Join(a.listening, ", "), a.places.socket)
+	} else { // all were taken
+		c.printf("  REST         unix:%s\n", a.places.socket)
+		curl = "curl --unix-socket " + a.places.socket + " -X POST localhost"
+	}
 	if note := socketNote(a.places.socket, cronSockets()); note != "" {
 		c.printf("               %s\n", note)
 	}
 	c.printf("  attach       %s\n", a.attachLine())
+	if a.mounted != nil {
+		c.printf("  mount        %s\n", mountText(a.places.mount, a.mounted.Status().Options))
+	}
 	c.printf("  ledger       %s\n", a.places.ledger)
 	if a.cmd.Demo {
 		c.printf("\nThis is a demo: its image is in memory, and everything is gone when it stops.\n")
@@ -36,7 +45,7 @@ func (a *appliance) announce() {
 	default:
 		c.printf("\nFreeze and thaw:\n\n")
 	}
-	c.printf("  curl -X POST %s/freeze\n  curl -X POST %s/thaw\n\n", curlAddress(a.firstAddress()), curlAddress(a.firstAddress()))
+	c.printf("  %s/freeze\n  %s/thaw\n\n", curl, curl)
 }
 
 // firstAddress is the address to show to people, without a trailing slash.
@@ -51,8 +60,8 @@ func curlAddress(url string) string { return strings.TrimPrefix(url, "http://") 
 
 // attachLine says how programs map files, or why they cannot.
 func (a *appliance) attachLine() string {
-	if why := a.attach.Unavailable(); why != nil {
-		return why.Error()
+	if why := a.attachRefused(); why != "" {
+		return why
 	}
 	return a.places.attach
 }
@@ -66,12 +75,44 @@ func socketNote(socket string, found []string) string {
 	return "clients do not look for that socket: give them --socket " + socket + ", or set PERMAFROST_SOCKET"
 }
 
+// attachRefused says why programs cannot map files, "" where they can.
+func (a *appliance) attachRefused() string {
+	if why := a.attach.Unavailable(); why != nil {
+		return why.Error()
+	}
+	return ""
+}
+
 // attachForREST is nil where programs cannot map files, as /status promises.
 func (a *appliance) attachForREST() api.Attach {
-	if a.attach.Unavailable() != nil {
+	if a.attachRefused() != "" {
 		return nil
 	}
 	return attachView{a.attach}
+}
+
+// mountText is a mount and the options that were given for it.
+func mountText(dir, options string) string {
+	if options == "" {
+		return dir
+	}
+	return dir + " (" + options + ")"
+}
+
+// mountForREST is nil without a mount, as /status promises.
+func (a *appliance) mountForREST() api.Mount {
+	if a.mounted == nil {
+		return nil
+	}
+	return a.mounted
+}
+
+// mountForUI is nil without a mount.
+func (a *appliance) mountForUI() web.Mount {
+	if a.mounted == nil {
+		return nil
+	}
+	return a.mounted
 }
 
 // attachView shows the attach server to REST.
@@ -82,9 +123,5 @@ func (v attachView) Clients() int   { return len(v.s.Clients()) }
 
 // attachStatus shows it to the dashboard.
 func (a *appliance) attachStatus() *web.AttachStatus {
-	st := &web.AttachStatus{Socket: a.attach.Socket(), Clients: len(a.attach.Clients())}
-	if why := a.attach.Unavailable(); why != nil {
-		st.Refused = why.Error()
-	}
-	return st
+	return &web.AttachStatus{Socket: a.attach.Socket(), Clients: len(a.attach.Clients()), Refused: a.attachRefused()}
 }

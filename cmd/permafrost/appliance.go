@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -15,23 +16,25 @@ import (
 	"permafrost/api"
 	"permafrost/core"
 	"permafrost/dax"
+	"permafrost/mount"
 	"permafrost/pmem"
 	"permafrost/store"
 	"permafrost/web"
 )
 
 // appliance is the wiring of one running server. It is started bottom up
-// (ledger, region, file system, recorder, attach, REST) and stopped top down,
+// (ledger, region, file system, recorder, attach, mount, REST) and stopped top down,
 // so that nothing is used after it has ended:
 //
 //  1. a standing freeze ends as interrupted: whoever it holds goes on, and is
 //     answered, instead of holding up the steps that follow;
 //  2. listeners close and streams end: nobody asks for anything new;
-//  3. attach stops: mappings are made clean and stay protected, so clients
+//  3. the mount ends: what its page cache holds is written back first;
+//  4. attach stops: mappings are made clean and stay protected, so clients
 //     block instead of storing where nobody watches, until the next server;
-//  4. the file system unmounts: the last commit carries the allocator;
-//  5. the recorder drains its events, the ledger is flushed and closed;
-//  6. the region is unmapped and unlocked.
+//  5. the file system unmounts: the last commit carries the allocator;
+//  6. the recorder drains its events, the ledger is flushed and closed;
+//  7. the region is unmapped and unlocked.
 type appliance struct {
 	cmd     *serveCmd
 	places  places
@@ -42,11 +45,15 @@ type appliance struct {
 	stopping  chan struct{} // closed when stop begins
 	surviving bool          // mappings of a former server were there at the start
 
+	mountFlags mount.Flags
+	unmounted  chan struct{} // closed when somebody has unmounted it, with --until-unmounted
+
 	ledger    *store.Ledger
 	region    *pmem.Region
 	fs        *core.FS
 	recorder  *recorder
 	attach    *dax.Server
+	mounted   *mount.Mount // nil: no --mount
 	rest      *api.Server
 	ui        *web.UI
 	servers   []*http.Server
@@ -56,7 +63,7 @@ type appliance struct {
 
 func (a *appliance) start(ctx context.Context) (err error) {
 	a.failed = make(chan error, len(a.cmd.Listen)+1)
-	a.stopping = make(chan struct{})
+	a.stopping, a.unmounted = make(chan struct{}), make(chan struct{})
 	if err := a.openLedger(ctx); err != nil {
 		return err
 	}
@@ -67,8 +74,43 @@ func (a *appliance) start(ctx context.Context) (err error) {
 	if err := a.startAttach(ctx); err != nil {
 		return err
 	}
+	if err := a.startMount(ctx); err != nil {
+		return err
+	}
 	return a.startREST()
 }
+
+// startMount mounts the file system where --mount says. That it is unmounted
+// by somebody else is no reason to stop: REST and attach go on.
+func (a *appliance) startMount(ctx context.Context) (err error) {
+	if a.places.mount == "" {
+		return nil
+	}
+	a.mounted, err = mount.New(ctx, mount.Options{FS: a.fs, Dir: a.places.mount, Flags: a.mountFlags, Child: startSyncer, Log: a.log})
+	if err != nil {
+		return err
+	}
+	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), mountProcs))
+	a.serving.Go(func() {
+		select {
+		case <-a.mounted.Ended():
+			if a.cmd.UntilUnmounted {
+				close(a.unmounted)
+				return
+			}
+			a.log.Warn("somebody has unmounted the file system; it is served by REST and attach still, and mounted again by a restart", "mount", a.places.mount)
+		case <-a.stopping:
+		}
+	})
+	return nil
+}
+
+// mountProcs is how many goroutines may run at once beside a mount, at least.
+// go-fuse keeps one more reader of requests than there were when it mounted.
+// All of them wait in read(2); the one that comes back without one to be had
+// would park, and go on when the runtime has taken one from a reader that
+// waits, 20 us to 10 ms later.
+const mountProcs = 8
 
 // openLedger never keeps the appliance from starting: a ledger that cannot be
 // opened starts degraded and goes on trying.
@@ -93,7 +135,7 @@ func (a *appliance) mount(ctx context.Context) error {
 	}
 	a.region = r
 	if made {
-		if err := core.Mkfs(r, core.MkfsOptions{Label: "permafrost"}); err != nil {
+		if err := core.Mkfs(r, mkfsOptions("permafrost", false)); err != nil {
 			_ = os.Remove(a.places.pmem) // half made, by us
 			return err
 		}
@@ -108,12 +150,29 @@ func (a *appliance) mount(ctx context.Context) error {
 		CommitInterval: a.cmd.CommitInterval,
 		LeaseMax:       a.cmd.LeaseMax,
 		MaxInodes:      a.cmd.CacheInodes,
+		ScrubInterval:  a.cmd.ScrubInterval,
+		ScrubRate:      int64(a.cmd.ScrubRate),
 		NextFreezeID:   next,
 		PastHolds:      past,
 		Intent:         a.recordIntent,
 		DeferOrphans:   a.surviving,
 	})
+	if err == nil {
+		a.tellRecovery()
+	}
 	return err
+}
+
+// tellRecovery logs what the mount had to do without.
+func (a *appliance) tellRecovery() {
+	st := a.fs.Status()
+	if st.FellBack > 0 {
+		a.log.Warn("the newest commit cannot be read, an older one is served: a crash in the middle of a commit leaves it so, and nothing that was answered is lost; "+
+			"if it was damaged since, the changes it had are lost", "newer_commits", st.FellBack)
+	}
+	if st.SuperDamaged {
+		a.log.Warn("the superblock is damaged; its copy is used: stop the server and run permafrost check --repair")
+	}
 }
 
 // startAttach serves programs that map files themselves, where the domain can.
@@ -161,13 +220,13 @@ func (a *appliance) startREST() error {
 	if err != nil {
 		return err
 	}
-	ui, err := web.New(web.Options{FS: a.fs, Ledger: a.ledger, Version: version(), LeaseMax: a.cmd.LeaseMax, Attach: a.attachStatus, Server: curlAddress(a.firstAddress()), Logger: a.log})
+	ui, err := web.New(web.Options{FS: a.fs, Ledger: a.ledger, Version: version(), LeaseMax: a.cmd.LeaseMax, Attach: a.attachStatus, Mount: a.mountForUI(), Server: curlAddress(a.firstAddress()), Logger: a.log})
 	if err != nil {
 		return err
 	}
 	a.ui = ui
-	a.rest, err = api.New(api.Options{FS: a.fs, Ledger: a.ledger, Attach: a.attachForREST(),
-		Version: version(), Listen: a.listening, AllowedHosts: a.cmd.AllowedHost, UI: ui, LeaseMax: a.cmd.LeaseMax, NotReady: a.notReady, Logger: a.log})
+	a.rest, err = api.New(api.Options{FS: a.fs, Ledger: a.ledger, Attach: a.attachForREST(), AttachRefused: a.attachRefused(), Mount: a.mountForREST(),
+		Version: version(), Listen: a.listening, AllowedHosts: a.cmd.AllowedHost, UI: ui, LeaseMax: a.cmd.LeaseMax, MaxConnections: a.cmd.MaxConnections, NotReady: a.notReady, Logger: a.log})
 	if err != nil {
 		return err
 	}
@@ -175,7 +234,7 @@ func (a *appliance) startREST() error {
 		srv := a.rest.HTTPServer()
 		a.servers = append(a.servers, srv)
 		a.serving.Go(func() {
-			if err := srv.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
+			if err := srv.Serve(a.rest.Limit(l)); err != nil && !errors.Is(err, http.ErrServerClosed) {
 				a.failed <- fmt.Errorf("serve %s: %w", l.Addr(), err)
 			}
 		})
@@ -203,6 +262,10 @@ func (a *appliance) listen() ([]net.Listener, error) {
 		if err != nil {
 			if host, _, _ := net.SplitHostPort(addr); host == "::1" && len(a.cmd.Listen) > 1 && !errors.Is(err, syscall.EADDRINUSE) {
 				a.log.Info("no IPv6 loopback here", "listen", addr)
+				continue
+			}
+			if a.cmd.ListenIfFree && errors.Is(err, syscall.EADDRINUSE) {
+				a.log.Info("this address is taken: choose one with -o listen=ADDR", "listen", addr)
 				continue
 			}
 			return fail(fmt.Errorf("listen on %s: %w (another appliance? choose with --listen)", addr, err))
@@ -238,64 +301,8 @@ func listenUnix(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// shutdownTime bounds each step of stopping. Each has its own: a peer that
-// holds up one step must not cost the file system its last sync and commit.
-const shutdownTime = 20 * time.Second
-
-// stop goes top down; it works after a start that failed half way as well. Its
-// error says which steps failed; the others were taken all the same.
-func (a *appliance) stop() error {
-	close(a.stopping)
-	if a.ui != nil {
-		a.ui.Close() // open tabs would hold up the servers' Shutdown
-	}
-	if a.rest != nil {
-		a.rest.Close()
-	}
-	var failed []error
-	step := func(what string, do func(context.Context) error) {
-		ctx, cancel := context.WithTimeout(context.Background(), shutdownTime)
-		defer cancel()
-		if err := do(ctx); err != nil {
-			a.log.Error("shutdown: "+what, "error", err)
-			failed = append(failed, fmt.Errorf("%s: %w", what, err))
-		}
-	}
-	if a.fs != nil {
-		step("end the freeze", a.fs.Freezer().Close)
-	}
-	step("end the requests", a.endRequests)
-	a.serving.Wait()
-	if a.attach != nil {
-		step("stop the attach server", a.attach.Close)
-	}
-	if a.fs != nil {
-		step("unmount", a.fs.Unmount)
-	}
-	if a.recorder != nil {
-		a.recorder.stop()
-	}
-	if a.ledger != nil {
-		step("flush the ledger", a.ledger.Flush)
-		step("close the ledger", a.ledger.Close)
-	}
-	if a.region != nil {
-		step("close the image", func(context.Context) error { return a.region.Close() })
-	}
-	return errors.Join(failed...)
-}
-
-// endRequests lets requests finish while ctx lasts, and cuts off the rest: they
-// are answered by nobody, and so were not promised anything.
-func (a *appliance) endRequests(ctx context.Context) error {
-	for _, s := range a.servers {
-		if err := s.Shutdown(ctx); err != nil {
-			a.log.Warn("shutdown: requests are cut off", "error", err)
-			s.Close()
-		}
-	}
-	return nil
-}
+// cutOffTime is how long requests may take to notice that they were cut off.
+const cutOffTime = 3 * time.Second
 
 // notReady gives the reasons not to be ready that REST cannot see.
 func (a *appliance) notReady() []string {

@@ -21,6 +21,7 @@ type benchCmd struct {
 	Fault  benchFaultCmd  `cmd:"" help:"First stores to clean pages, alone and in a run."`
 	Core   benchCoreCmd   `cmd:"" help:"Files: create, stat, unlink, overwrite and fsync, sequential copies, memory."`
 	HTTP   benchHTTPCmd   `cmd:"" name:"http" help:"POST /freeze and /thaw over HTTP, with the ledger on disk."`
+	Mount  benchMountCmd  `cmd:"" help:"Files through the mount, beside ext4, tmpfs and fuse2fs."`
 	Kernel benchKernelCmd `cmd:"" help:"The rival: FIFREEZE of ext4, xfs or btrfs on a loop device over tmpfs."`
 }
 

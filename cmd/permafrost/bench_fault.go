@@ -13,7 +13,8 @@ type benchFaultCmd struct {
 }
 
 type faultFigures struct {
-	AloneNS float64 `json:"alone_ns_per_page"` // median; single pages far apart
+	AloneNS float64 `json:"alone_ns_per_page"` // median; single pages far apart, one after the other
+	ColdNS  float64 `json:"cold_ns_per_page"`  // median; the same, each after 1 ms of rest
 	RunNS   float64 `json:"run_ns_per_page"`   // median; pages in a row
 	Pages   int     `json:"pages"`
 	Rounds  int     `json:"rounds"`
@@ -52,6 +53,9 @@ func (b *benchFaultCmd) Run(c *console) error {
 	}
 	fig := faultFigures{Pages: b.Pages, Rounds: b.Rounds, Via: via}
 	if fig.AloneNS, err = median("time alone"); err != nil {
+		return err
+	}
+	if fig.ColdNS, err = median("time cold"); err != nil {
 		return err
 	}
 	if fig.RunNS, err = median("time run"); err != nil {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
@@ -111,12 +112,13 @@ func (b *benchKernelCmd) Run(c *console) error {
 	return benchOut(c, b.JSON, fig)
 }
 
-// loopMount makes a file system of the kernel's on a loop device over tmpfs.
-func loopMount(fs string, bytes int64) (dir string, unmount func(), err error) {
+// loopMount makes a file system of the kernel's on a loop device over tmpfs;
+// options are further ones of its mkfs.
+func loopMount(fs string, bytes int64, options ...string) (dir string, unmount func(), err error) {
 	if os.Geteuid() != 0 {
 		return "", nil, fmt.Errorf("mounting a loop device needs root")
 	}
-	base, err := os.MkdirTemp("/dev/shm", "permafrost-kernel-")
+	base, err := benchDir("/dev/shm")
 	if err != nil {
 		return "", nil, err
 	}
@@ -131,15 +133,47 @@ func loopMount(fs string, bytes int64) (dir string, unmount func(), err error) {
 	if err := os.Truncate(image, bytes); err != nil {
 		return fail(err)
 	}
-	force := map[string]string{"ext4": "-F", "xfs": "-f", "btrfs": "-f"}[fs]
-	if out, err := exec.Command("mkfs."+fs, force, "-q", image).CombinedOutput(); err != nil {
-		return fail(fmt.Errorf("mkfs.%s: %w: %s (install e2fsprogs, xfsprogs or btrfs-progs)", fs, err, strings.TrimSpace(string(out))))
+	if err := makeKernelFS(fs, image, options...); err != nil {
+		return fail(err)
 	}
 	if out, err := exec.Command("mount", "-o", "loop", image, dir).CombinedOutput(); err != nil {
 		return fail(fmt.Errorf("mount: %w: %s", err, strings.TrimSpace(string(out))))
 	}
 	return dir, func() {
-		_ = exec.Command("umount", dir).Run()
-		_ = os.RemoveAll(base)
+		if unmountSurely(dir) {
+			_ = os.RemoveAll(base)
+		}
 	}, nil
+}
+
+func makeKernelFS(fs, image string, options ...string) error {
+	force := map[string]string{"ext4": "-F", "xfs": "-f", "btrfs": "-f"}[fs]
+	out, err := exec.Command("mkfs."+fs, append(append([]string{force, "-q"}, options...), image)...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("mkfs.%s: %w: %s (install e2fsprogs, xfsprogs or btrfs-progs)", fs, err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
+
+// unmountSurely takes a mount away: in the orderly way, then by force, which
+// fails what waits for a server in user space, then from the tree alone. False:
+// it is still there, and nothing below it may be removed.
+func unmountSurely(dir string) bool {
+	gone := func() bool {
+		there, err := isMountPoint(dir)
+		return err == nil && !there
+	}
+	for _, flags := range []int{0, unix.MNT_FORCE, unix.MNT_DETACH} {
+		if gone() {
+			return true
+		}
+		_ = unix.Unmount(dir, flags|unix.UMOUNT_NOFOLLOW) // judged by whether it is gone
+	}
+	return gone()
+}
+
+// isMountPoint says whether something is mounted at dir.
+func isMountPoint(dir string) (bool, error) {
+	there, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(dir))
+	return len(there) > 0, err
 }

@@ -27,6 +27,7 @@ import (
 //	quiet       stop storing on
 //	time run    after an fsync: first stores to pages in a row, ns a page
 //	time alone  the same to single pages far apart
+//	time cold   the same, each after a millisecond of rest
 type benchWriterCmd struct {
 	Attach string // the appliance's attach socket, or
 	Plain  string // a directory of some other file system, mapped by mmap alone
@@ -72,8 +73,8 @@ func (w *benchWriterCmd) Run(c *console) error {
 		case "quiet":
 			hot.stop()
 			c.printf("ok\n")
-		case "time run", "time alone":
-			ns, err := timeFirstStores(ctx, maps[0], in.Text() == "time run", w.Pages)
+		case "time run", "time alone", "time cold":
+			ns, err := timeFirstStores(ctx, maps[0], strings.TrimPrefix(in.Text(), "time "), w.Pages)
 			if err != nil {
 				return err
 			}
@@ -147,21 +148,28 @@ func storeAll(words []*uint64) {
 	}
 }
 
-// timeFirstStores cleans the file and stores once into n of its pages.
-func timeFirstStores(ctx context.Context, m mapped, run bool, n int) (float64, error) {
+// timeFirstStores cleans the file and stores once into n of its pages: in a
+// "run", or to pages far apart, "alone" or "cold". It gives ns a page.
+func timeFirstStores(ctx context.Context, m mapped, how string, n int) (float64, error) {
 	if err := m.Sync(ctx, 0, 0); err != nil {
 		return 0, err
 	}
 	step := 1
-	if !run { // far enough apart that no fault-ahead reaches the next one
+	if how != "run" { // far enough apart that no fault-ahead reaches the next one
 		step = 512
 		n = max(len(m.Bytes())/4096/step, 1)
 	}
+	var rested time.Duration
 	start := time.Now()
 	for p := range n {
+		if how == "cold" {
+			began := time.Now()
+			time.Sleep(time.Millisecond)
+			rested += time.Since(began)
+		}
 		atomic.AddUint64(client.Word(m.Bytes(), p*step*4096), 1)
 	}
-	return float64(time.Since(start).Nanoseconds()) / float64(n), nil
+	return float64((time.Since(start) - rested).Nanoseconds()) / float64(n), nil
 }
 
 // hotLoop stores on into all pages from one thread.

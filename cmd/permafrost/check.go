@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"syscall"
 	"time"
 
 	"permafrost/core"
@@ -26,7 +27,7 @@ func (k *checkCmd) Run(c *console) error {
 	if k.Generation != 0 && !k.Repair {
 		return &exitError{code: exitUsage, err: errors.New("--generation needs --repair")}
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	r, err := pmem.Open(k.Image, pmem.Options{})
 	if err != nil {
@@ -46,6 +47,9 @@ func (k *checkCmd) Run(c *console) error {
 	}
 	progressDone(c)
 	if err != nil && (rep == nil || rep.Repaired == nil) {
+		if ctx.Err() != nil {
+			return fmt.Errorf("stopped by a signal, and the file system is as it was: %w", err)
+		}
 		return err
 	}
 	if perr := k.print(c, rep, err); perr != nil {
@@ -92,6 +96,12 @@ func printReport(c *console, image string, rep *core.Report, done bool) {
 	if more := rep.ProblemTotal - uint64(len(rep.Problems)); more > 0 {
 		c.printf("  and %d more\n", more)
 	}
+	for _, b := range rep.Torn {
+		c.printf("  note: block %d holds no whole commit: a power cut tore it, or it was damaged since; mounting falls back to a commit that is whole\n", b)
+	}
+	for _, b := range rep.Mended {
+		c.printf("  note: one bit of the commit record in block %d is wrong; its checksum tells which, and it is read as it was\n", b)
+	}
 	switch r := rep.Repaired; {
 	case r != nil && !done:
 		c.printf("the repair from generation %d was not finished: check the image again\n", r.From)
@@ -115,6 +125,8 @@ type wireReport struct {
 	Nodes      uint64            `json:"tree_nodes_total"`
 	DataBlocks uint64            `json:"data_blocks_total"`
 	DurationMS float64           `json:"duration_ms"`
+	Torn       []format.Block    `json:"torn_slots"`   // blocks; a power cut leaves one too, so they are no problem
+	Mended     []format.Block    `json:"mended_slots"` // blocks; one bit is wrong, and known: no problem either
 	Problems   []wireProblem     `json:"problems"`
 	Total      uint64            `json:"problems_total"`
 	Repaired   *wireRepaired     `json:"repaired"` // null: nothing was changed
@@ -139,7 +151,7 @@ type wireRepaired struct {
 func wireReportOf(image string, rep *core.Report) *wireReport {
 	w := &wireReport{Image: image, Clean: rep.OK() || rep.Repaired != nil, Generation: rep.Generation, Inodes: rep.Inodes, Dirs: rep.Directories,
 		Nodes: rep.Nodes, DataBlocks: rep.DataBlocks, DurationMS: rep.Duration.Seconds() * 1e3,
-		Problems: make([]wireProblem, len(rep.Problems)), Total: rep.ProblemTotal}
+		Torn: append([]format.Block{}, rep.Torn...), Mended: append([]format.Block{}, rep.Mended...), Problems: make([]wireProblem, len(rep.Problems)), Total: rep.ProblemTotal}
 	for i, p := range rep.Problems {
 		w.Problems[i] = wireProblem(p)
 	}

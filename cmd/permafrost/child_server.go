@@ -34,6 +34,11 @@ func startServer(args ...string) (*serverProcess, error) {
 func startServerOf(exe string, stderr io.Writer, args ...string) (*serverProcess, error) {
 	cmd := exec.Command(exe, append([]string{"serve"}, args...)...)
 	cmd.Stderr = stderr
+	return awaitServer(cmd)
+}
+
+// awaitServer starts a server as the command says, and returns when it serves.
+func awaitServer(cmd *exec.Cmd) (*serverProcess, error) {
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return nil, err

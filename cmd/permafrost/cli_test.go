@@ -163,13 +163,13 @@ func TestWithoutAttach(t *testing.T) {
 	}
 	defer p.end()
 	raw, err := p.client.call(context.Background(), "GET", "/status", nil, nil)
-	if err != nil || !strings.Contains(string(raw), `"attach":null`) {
+	if err != nil || !strings.Contains(string(raw), `"attach":null`) || !strings.Contains(string(raw), `"attach_refused":"attach is not available`) {
 		t.Errorf("%v: %s", err, raw)
 	}
 	if out, err := program(t, 20*time.Second, "prove", "--socket", socket); exitCode(err) != exitFailed || !strings.Contains(out, "tmpfs") {
 		t.Errorf("prove: %v: %s", err, out)
 	}
-	if out, err := program(t, 20*time.Second, "status", "--socket", socket); err != nil || !strings.Contains(out, "cannot map") {
+	if out, err := program(t, 20*time.Second, "status", "--socket", socket); err != nil || !strings.Contains(out, "cannot map files here: attach is not available") || !strings.Contains(out, "use REST") {
 		t.Errorf("status: %v: %s", err, out)
 	}
 }

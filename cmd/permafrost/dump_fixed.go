@@ -68,6 +68,9 @@ func (p *dumper) ring() {
 		if l.Err != nil {
 			s.problem("%v", l.Err)
 		}
+		if l.Mended {
+			s.note("one bit of it is wrong: the checksum tells which, and the verdict goes by what it was")
+		}
 		switch {
 		case l.Root != nil && l.Reach:
 			s.problem("root: %v", l.Root)

@@ -9,10 +9,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"permafrost/core"
 	"permafrost/core/format"
@@ -181,14 +179,8 @@ func TestDumpDamaged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	seed := uint64(time.Now().UnixNano())
-	if s := os.Getenv("PERMAFROST_SEED"); s != "" {
-		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
-			t.Fatal("PERMAFROST_SEED:", err)
-		}
-	}
+	seed := seedOf(t)
 	rnd := rand.New(rand.NewPCG(seed, 0))
-	t.Logf("repeat with PERMAFROST_SEED=%d", seed)
 	used := usedOffsets(whole)
 	m, err := pmem.CreateMemfd("dump-test", int64(len(whole)), pmem.Options{})
 	if err != nil {

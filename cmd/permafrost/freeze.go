@@ -49,6 +49,7 @@ func (f *freezeCmd) Run(c *console) error {
 	if err != nil {
 		return refusedIf(len(command) > 0, err)
 	}
+	fr.noteNotify(c)
 	if len(command) > 0 {
 		return f.runFrozen(ctx, c, api, &fr, command)
 	}

@@ -14,13 +14,15 @@ import (
 
 // The house: which package may import which. Imports point down only.
 var mayImport = map[string][]string{
-	"pmem":        {},
+	"pmem":        {"pmem"},
 	"core/format": {},
 	"core/freeze": {},
-	"core/tree":   {"core/format", "pmem"},
-	"core":        {"core/format", "core/freeze", "core/tree", "pmem"},
+	"core/tree":   {"core/format", "pmem", "pmem/plant"},
+	"core":        {"core/format", "core/freeze", "core/tree", "pmem", "pmem/plant"},
+	"core/crash":  {"core", "core/format", "core/freeze", "core/tree", "pmem", "pmem/plant", "pmem/record"},
 	"migrations":  {},
 	"store":       {"migrations", "store"},
+	"mount":       {"core", "core/format", "core/freeze", "mount", "pmem/plant"},
 	"dax":         {"core", "core/format", "core/freeze", "dax"},
 	"api":         {"core", "core/format", "core/freeze", "store", "api"},
 	"web":         {"core", "core/format", "core/freeze", "store", "web"},

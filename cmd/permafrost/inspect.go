@@ -48,6 +48,12 @@ func printStatus(c *console, st *wireStatus) {
 	} else if f := st.LastFreeze; f != nil {
 		fmt.Fprintf(w, "last freeze\t%d, %s, window %s\n", f.ID, f.State, micros(f.WindowUS))
 	}
+	if st.Error != "" {
+		fmt.Fprintf(w, "READ-ONLY\t%s\n", st.Error)
+	}
+	if n := st.BadBlocksTotal + st.BadPendingTotal; n > 0 {
+		fmt.Fprintf(w, "bad blocks\t%d: permafrost badblocks\n", n)
+	}
 	fmt.Fprintf(w, "dirty\t%d inodes, %d pages\n", st.Inodes.Dirty, st.DirtyPagesTotal)
 	fmt.Fprintf(w, "mappings\t%d\n", st.MappingsTotal)
 	fmt.Fprintf(w, "held callers\t%d\n", st.BlockedTotal)
@@ -62,7 +68,12 @@ func printStatus(c *console, st *wireStatus) {
 	if st.Attach != nil {
 		fmt.Fprintf(w, "attach\t%s, %d clients\n", st.Attach.Socket, st.Attach.Clients)
 	} else {
-		fmt.Fprintln(w, "attach\tprograms cannot map files here")
+		fmt.Fprintf(w, "attach\tprograms cannot map files here: %s\n", st.AttachRefused)
+	}
+	if m := st.Mount; m != nil {
+		fmt.Fprintf(w, "mount\t%s: %d files open, %d of them may be mapped, %d requests held\n", mountText(m.Dir, m.Options), m.OpenTotal, m.WritableTotal, m.HeldTotal)
+	} else if st.MountEnded != "" {
+		fmt.Fprintf(w, "mount\tENDED: nothing is served at %s until the appliance is started again\n", st.MountEnded)
 	}
 	fmt.Fprintf(w, "appliance\t%s, up %s\n", st.Version, (time.Duration(st.UptimeS) * time.Second).String())
 }
@@ -154,8 +165,17 @@ func (f *freezesCmd) Run(c *console) error {
 	}
 	fmt.Fprintf(w, "window\t%s of %s\n", micros(fr.WindowUS), micros(fr.TotalUS))
 	fmt.Fprintf(w, "flushed\t%d pages of %d inodes; in the window %d\n", fr.Flushed.Pages, fr.Flushed.Inodes, fr.WindowFlushed.Pages)
+	for _, way := range []string{"attach", "mount"} {
+		if mode := fr.Modes[way]; mode != "" && mode != "none" {
+			fmt.Fprintf(w, "%s\t%s\n", way, mode)
+		}
+	}
 	fmt.Fprintf(w, "held\t%d callers, at most %s\n", fr.BlockedTotal, micros(fr.LongestWaitUS))
-	return w.Flush()
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	fr.noteNotify(c)
+	return nil
 }
 
 type inodesCmd struct {
@@ -189,7 +209,11 @@ type mappingsCmd struct{ listCmd }
 
 func (m *mappingsCmd) Run(c *console) error {
 	return list(c, &m.listCmd, "/mappings", params(), "nothing is mapped", "ID\tWAY IN\tPID\tCOMMAND\tUID\tINO\tWRITABLE\tDIRTY\tPATH", func(m wireMapping) string {
-		return fmt.Sprintf("%d\t%s\t%d\t%s\t%d\t%d\t%d\t%d\t%s", m.ID, m.WayIn, m.PID, m.Command, m.UID, m.Ino, m.WritablePages, m.DirtyPages, m.Path)
+		writable, dirty := strconv.FormatUint(m.WritablePages, 10), strconv.FormatUint(m.DirtyPages, 10)
+		if m.WayIn == "mount" { // open, and perhaps mapped: the kernel does not tell
+			writable, dirty = "perhaps", "-"
+		}
+		return fmt.Sprintf("%d\t%s\t%d\t%s\t%d\t%d\t%s\t%s\t%s", m.ID, m.WayIn, m.PID, m.Command, m.UID, m.Ino, writable, dirty, m.Path)
 	})
 }
 

@@ -28,10 +28,12 @@ const (
 type cli struct {
 	Config kong.ConfigFlag `help:"A JSON file of flag values, read after the system's and the user's own." placeholder:"FILE" type:"path"`
 
-	Serve serveCmd `cmd:"" group:"appliance" help:"Host the file system in a pmem file and serve REST and the dashboard."`
-	Mkfs  mkfsCmd  `cmd:"" group:"appliance" help:"Make an image."`
-	Check checkCmd `cmd:"" group:"appliance" help:"Verify an image that nobody serves; --repair salvages it."`
-	Dump  dumpCmd  `cmd:"" group:"appliance" help:"Print annotated on-media structures of an image."`
+	Serve  serveCmd  `cmd:"" group:"appliance" help:"Host the file system in a pmem file and serve REST and the dashboard."`
+	Mount  mountCmd  `cmd:"" group:"appliance" help:"Serve an image with a mount, in the background, until it is unmounted."`
+	Umount umountCmd `cmd:"" group:"appliance" help:"Unmount, and wait for the server to have closed the image."`
+	Mkfs   mkfsCmd   `cmd:"" group:"appliance" help:"Make an image."`
+	Check  checkCmd  `cmd:"" group:"appliance" help:"Verify an image that nobody serves; --repair salvages it."`
+	Dump   dumpCmd   `cmd:"" group:"appliance" help:"Print annotated on-media structures of an image."`
 
 	Freeze   freezeCmd   `cmd:"" group:"freeze" help:"Freeze; with -- COMMAND: freeze, run it, thaw."`
 	Thaw     thawCmd     `cmd:"" group:"freeze" help:"End a hold, and learn whether it was kept."`
@@ -43,6 +45,9 @@ type cli struct {
 	Inodes   inodesCmd   `cmd:"" group:"inspect" help:"List inodes, dirty ones first, or show one."`
 	Mappings mappingsCmd `cmd:"" group:"inspect" help:"List programs' mappings."`
 	Blocked  blockedCmd  `cmd:"" group:"inspect" help:"List who is held, oldest first."`
+
+	Scrub     scrubCmd     `cmd:"" group:"inspect" help:"Read and verify all metadata of the image that is served."`
+	Badblocks badblocksCmd `cmd:"" group:"inspect" help:"List bad blocks and the files that have them."`
 
 	Ls    lsCmd    `cmd:"" group:"files" help:"List a directory."`
 	Cat   catCmd   `cmd:"" group:"files" help:"Print a file."`
@@ -57,9 +62,11 @@ type cli struct {
 	Completion completionCmd `cmd:"" group:"other" help:"Print a shell completion script."`
 
 	// Children of this binary's own: not for people.
-	ProveWriter proveWriterCmd `cmd:"" hidden:""`
-	DemoWriter  demoWriterCmd  `cmd:"" hidden:""`
-	BenchWriter benchWriterCmd `cmd:"" hidden:""`
+	MountSyncer    mountSyncerCmd    `cmd:"" hidden:""`
+	ProveWriter    proveWriterCmd    `cmd:"" hidden:""`
+	DemoWriter     demoWriterCmd     `cmd:"" hidden:""`
+	BenchWriter    benchWriterCmd    `cmd:"" hidden:""`
+	BenchMountWork benchMountWorkCmd `cmd:"" hidden:""`
 }
 
 // exitError carries an exit status through Run.
@@ -84,7 +91,7 @@ curl -X POST localhost:7433/freeze
 Exit status: 0 done; 1 failed; 2 wrong usage; 3 no appliance answers; with freeze -- COMMAND: COMMAND's own, 124 if the freeze was lost,
 125 if it was refused. Flags may stand in the environment (PERMAFROST_LISTEN, ...) and in config.json; a flag outweighs the environment, and that a file.`
 
-func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+func main() { os.Exit(runAs(os.Args[0], os.Args[1:], os.Stdout, os.Stderr)) }
 
 // run is main without os.Exit, so that deferred clean-up happens.
 func run(args []string, stdout, stderr io.Writer) int {

@@ -8,7 +8,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -17,12 +19,29 @@ import (
 // processes of the code under test.
 const asProgram = "PERMAFROST_TEST_AS_PROGRAM"
 
+// childRoles are what the test binary may be as a child besides the program:
+// the first argument says which.
+var childRoles = map[string]func(args []string) int{
+	killWriterArg:    killWriterMain,
+	storerArg:        storerMain,
+	exerciseChildArg: exerciseChildMain,
+	sqliteLoadArg:    sqliteLoadMain,
+	mountStorerArg:   mountStorerMain,
+}
+
 func TestMain(m *testing.M) {
 	if os.Getenv(asProgram) != "" {
-		os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+		if len(os.Args) > 1 && childRoles[os.Args[1]] != nil {
+			os.Exit(childRoles[os.Args[1]](os.Args[2:]))
+		}
+		os.Exit(runAs(os.Args[0], os.Args[1:], os.Stdout, os.Stderr))
 	}
 	os.Setenv(asProgram, "1") // for the children
-	os.Exit(m.Run())
+	code := m.Run()
+	if workerDir != "" {
+		os.RemoveAll(workerDir)
+	}
+	os.Exit(code)
 }
 
 // shm is a directory in memory that goes with the test.
@@ -40,7 +59,25 @@ func shm(t testing.TB) string {
 type testServer struct {
 	*serverProcess
 	dir, image, state, socket, attach string
-	log                               *bytes.Buffer
+	log                               *logBuffer
+}
+
+// logBuffer is a server's log, which may be read while it is written.
+type logBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer // guarded by mu
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
 }
 
 // newServer starts one; the image is checked when the test ends.
@@ -71,7 +108,7 @@ func (s *testServer) start(t testing.TB, exe string, args ...string) {
 	if exe == "" {
 		exe, _ = os.Executable()
 	}
-	s.log = &bytes.Buffer{}
+	s.log = &logBuffer{}
 	p, err := startServerOf(exe, s.log, append([]string{"--pmem", s.image, "--state", s.state, "--socket", s.socket,
 		"--attach-socket", s.attach, "--listen", "127.0.0.1:0"}, args...)...)
 	if err != nil {
@@ -110,6 +147,20 @@ func programOf(t testing.TB, exe string, limit time.Duration, args ...string) (s
 		return string(out), fmt.Errorf("%s did not end within %s", strings.Join(args, " "), limit)
 	}
 	return string(out), err
+}
+
+// seedOf is the seed of a random test: PERMAFROST_SEED repeats a failed run.
+func seedOf(t testing.TB) uint64 {
+	t.Helper()
+	seed := uint64(time.Now().UnixNano())
+	if s := os.Getenv("PERMAFROST_SEED"); s != "" {
+		var err error
+		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
+			t.Fatal("PERMAFROST_SEED:", err)
+		}
+	}
+	t.Logf("repeat with PERMAFROST_SEED=%d go test ./cmd/permafrost -run '%s$'", seed, t.Name())
+	return seed
 }
 
 func exitCode(err error) int {

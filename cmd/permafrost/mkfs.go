@@ -25,7 +25,7 @@ func (m *mkfsCmd) Run(c *console) error {
 		return err
 	}
 	defer r.Close()
-	if err := core.Mkfs(r, core.MkfsOptions{Label: m.Label, Force: m.Force}); err != nil {
+	if err := core.Mkfs(r, mkfsOptions(m.Label, m.Force)); err != nil {
 		_ = os.Remove(m.File) // half made
 		return err
 	}
@@ -36,4 +36,9 @@ func (m *mkfsCmd) Run(c *console) error {
 	c.printf("%s: %s, domain %s: %s\n", m.File, m.Size, r.Domain(), survives)
 	c.printf("serve it with: permafrost serve --pmem %s\n", m.File)
 	return nil
+}
+
+// mkfsOptions makes the root directory of an image its maker's.
+func mkfsOptions(label string, force bool) core.MkfsOptions {
+	return core.MkfsOptions{Label: label, Force: force, UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}
 }

@@ -7,17 +7,18 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
+	"reflect"
 	"sync/atomic"
 	"time"
 )
 
 type proveCmd struct {
 	remote
-	Via     string        `help:"Way in of the writer (attach; mount comes with the mount)." enum:"attach" default:"attach"`
+	Via     string        `help:"Way in of the writer: attach or mount." enum:"attach,mount" default:"attach"`
 	Threads int           `help:"Storing threads of each client process." default:"4"`
 	Clients int           `help:"Client processes; two share every page." default:"1"`
-	Pages   int           `help:"Pages stored to." default:"8"`
+	Pages   int           `help:"Pages stored to; by default 8, and through the mount 1,024 (4 MiB) for each file." placeholder:"N"`
+	Files   int           `help:"Files that the pages lie in (mount)." default:"3"`
 	Samples int           `help:"Times the image is hashed while frozen." default:"5"`
 	Before  time.Duration `help:"How long the writers run before the freeze." default:"200ms"`
 	Raw     string        `help:"Keep all that the verdict is made from in this directory: each thread's log of stores, how far each was, the frozen and the final file, the hashes, the freeze." placeholder:"DIR" type:"path"`
@@ -30,33 +31,11 @@ type proveOptions struct {
 	samples int
 	before  time.Duration
 	forks   bool
+	via     string
 	attach  string // socket
-	path    string // file in the file system
+	dir     string // of the mount; "" via attach
+	path    string // file in the file system, the first of them
 	raw     string
-}
-
-// verdict is what `prove --json` prints. Durations and counts as named.
-type verdict struct {
-	OK           bool     `json:"ok"`
-	Via          string   `json:"via"`
-	Threads      int      `json:"threads"`
-	Clients      int      `json:"clients"`
-	StoresBefore uint64   `json:"stores_before"` // in the frozen image
-	StoresDuring uint64   `json:"stores_during"` // completed while frozen: must be 0
-	ProbesHeld   int      `json:"probes_held"`   // stores tried at every page of every mapping while frozen
-	HashSamples  int      `json:"hash_samples"`
-	HashChanges  int      `json:"hash_changes"`
-	StoresLost   uint64   `json:"stores_lost"` // cells that miss a completed store after the thaw
-	OrderBroken  int      `json:"order_broken"`
-	NotHeld      int      `json:"threads_not_held"`
-	WindowUS     float64  `json:"window_us"`
-	FrozenMS     float64  `json:"frozen_ms"`
-	FreezeID     uint64   `json:"freeze_id"`
-	Failures     []string `json:"failures,omitempty"`
-}
-
-func (v *verdict) fail(format string, args ...any) {
-	v.Failures = append(v.Failures, fmt.Sprintf(format, args...))
 }
 
 func (p *proveCmd) Run(c *console) error {
@@ -70,14 +49,9 @@ func (p *proveCmd) Run(c *console) error {
 	if _, err := api.call(ctx, "GET", "/status", nil, &st); err != nil {
 		return err
 	}
-	if st.Attach == nil {
-		return fmt.Errorf("programs cannot map files of this appliance (its image is on %s; the line \"attach\" at its start says why): "+
-			"to prove mapped stores, serve an image on tmpfs as root or with CAP_SYS_PTRACE", st.Pmem.Domain)
-	}
-	o := proveOptions{pattern: pattern{p.Clients, p.Threads, p.Pages}, samples: max(p.Samples, 2), before: p.Before,
-		forks: !p.NoForks, attach: st.Attach.Socket, path: fmt.Sprintf("/.prove-%d-%d", os.Getpid(), time.Now().UnixNano()), raw: p.Raw}
-	if err := o.validate(); err != nil {
-		return &exitError{exitUsage, err}
+	o, err := p.options(&st)
+	if err != nil {
+		return err
 	}
 	if o.raw != "" {
 		if err := os.MkdirAll(o.raw, 0o755); err != nil {
@@ -103,6 +77,34 @@ func (p *proveCmd) Run(c *console) error {
 	return nil
 }
 
+// options are the set-up of a run on an appliance that shows this status.
+func (p *proveCmd) options(st *wireStatus) (proveOptions, error) {
+	o := proveOptions{pattern: pattern{Clients: p.Clients, Threads: p.Threads, Pages: p.Pages}, via: p.Via, samples: max(p.Samples, 2), before: p.Before,
+		path: fmt.Sprintf("/.prove-%d-%d", os.Getpid(), time.Now().UnixNano()), raw: p.Raw}
+	switch {
+	case p.Via == "mount" && st.Mount == nil:
+		return o, fmt.Errorf("this appliance has no mount: start it with \"permafrost serve --mount DIR\"")
+	case p.Via == "mount":
+		// The kernel has forked children's stores in the same page cache.
+		o.dir, o.Files = st.Mount.Dir, p.Files
+		if o.Pages == 0 {
+			o.Pages = 1024 * p.Files
+		}
+	case st.Attach == nil:
+		return o, fmt.Errorf("programs cannot map files of this appliance: %s; "+
+			"to prove mapped stores, serve an image on tmpfs as root or with CAP_SYS_PTRACE, or prove --via mount", st.AttachRefused)
+	default:
+		o.attach, o.forks = st.Attach.Socket, !p.NoForks
+		if o.Pages == 0 {
+			o.Pages = 8
+		}
+	}
+	if err := o.validate(); err != nil {
+		return o, &exitError{exitUsage, err}
+	}
+	return o, nil
+}
+
 // prove does one run: writers store, freeze, watch, thaw, verify.
 func prove(ctx context.Context, api *apiClient, o proveOptions, imagePath string) (*verdict, error) {
 	dir, err := os.MkdirTemp("", "permafrost-prove-")
@@ -116,11 +118,13 @@ func prove(ctx context.Context, api *apiClient, o proveOptions, imagePath string
 		return nil, err
 	}
 	defer b.close()
-	defer func() { // the file made for the run, after its writers are gone
+	defer func() { // the files made for the run, after its writers are gone
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		if resp, err := api.do(ctx, "DELETE", filePath(o.path), params("wait", "5s"), nil); err == nil {
-			resp.Body.Close()
+		for i := range o.files() {
+			if resp, err := api.do(ctx, "DELETE", filePath(proveFile(o.path, i)), params("wait", "5s"), nil); err == nil {
+				resp.Body.Close()
+			}
 		}
 	}()
 	var writers []*writerProcess
@@ -142,7 +146,7 @@ func prove(ctx context.Context, api *apiClient, o proveOptions, imagePath string
 	if err := waitStoring(ctx, b, o); err != nil {
 		return nil, err
 	}
-	v := &verdict{Via: "attach", Threads: o.Threads, Clients: o.Clients}
+	v := &verdict{Via: o.via, Threads: o.Threads, Clients: o.Clients}
 	if err := frozenPart(ctx, api, o, b, writers, imagePath, v); err != nil {
 		return nil, err
 	}
@@ -194,7 +198,7 @@ func frozenPart(ctx context.Context, api *apiClient, o proveOptions, b *board, w
 			_, _ = api.call(context.Background(), "POST", "/thaw", params("hold", fr.Hold), nil)
 		}
 	}()
-	v.FreezeID, v.WindowUS = fr.ID, fr.WindowUS
+	v.FreezeID, v.WindowUS, v.Mode = fr.ID, fr.WindowUS, fr.Modes[o.via]
 	hashes := make([]imageHash, 0, o.samples)
 	image := &imageReader{path: imagePath, api: api, freeze: fr.ID}
 	first, err := image.hash(ctx)
@@ -202,16 +206,10 @@ func frozenPart(ctx context.Context, api *apiClient, o proveOptions, b *board, w
 		return err
 	}
 	hashes = append(hashes, first)
-	for _, w := range writers {
-		if err := w.say("probe"); err != nil {
+	if o.via == "attach" {
+		if err := probe(ctx, b, o, writers); err != nil {
 			return err
 		}
-		if err := w.expect("probing", 10*time.Second); err != nil {
-			return err
-		}
-	}
-	if err := waitProbes(ctx, b, o); err != nil {
-		return err
 	}
 	for len(hashes) < o.samples {
 		if err := sleep(ctx, 10*time.Millisecond); err != nil {
@@ -227,14 +225,14 @@ func frozenPart(ctx context.Context, api *apiClient, o proveOptions, b *board, w
 		}
 	}
 	v.HashSamples = len(hashes)
-	data, err := api.readFile(ctx, o.path)
+	data, err := readFiles(ctx, api, o)
 	if err != nil {
 		return err
 	}
-	if err := waitHeld(ctx, b, o, data); err != nil {
+	held, err := waitHeld(ctx, b, o, data)
+	if err != nil {
 		return err
 	}
-	held := b.state()
 	v.judgeFrozen(o, held, requested, data)
 
 	var t wireThaw
@@ -258,6 +256,32 @@ func frozenPart(ctx context.Context, api *apiClient, o proveOptions, b *board, w
 	return errors.Join(writeRaw(o.raw, "freeze.json", json.RawMessage(record)), writeRaw(o.raw, "requested.json", requested),
 		writeRaw(o.raw, "board-frozen.json", held), writeRaw(o.raw, "hashes.json", hashes),
 		os.WriteFile(filepath.Join(o.raw, "frozen.bin"), data, 0o644))
+}
+
+// probe has every writer try a store at every page.
+func probe(ctx context.Context, b *board, o proveOptions, writers []*writerProcess) error {
+	for _, w := range writers {
+		if err := w.say("probe"); err != nil {
+			return err
+		}
+		if err := w.expect("probing", 10*time.Second); err != nil {
+			return err
+		}
+	}
+	return waitProbes(ctx, b, o)
+}
+
+// readFiles gets the files of a run over REST, their pages in order: as the image
+// has them, not as the page cache does.
+func readFiles(ctx context.Context, api *apiClient, o proveOptions) ([]byte, error) {
+	files := make([][]byte, o.files())
+	for i := range files {
+		var err error
+		if files[i], err = api.readFile(ctx, proveFile(o.path, i)); err != nil {
+			return nil, err
+		}
+	}
+	return o.joined(files)
 }
 
 // waitProbes returns when every probe has begun and had time to land, if it
@@ -286,22 +310,41 @@ func waitProbes(ctx context.Context, b *board, o proveOptions) error {
 }
 
 // waitHeld gives every thread the time to get as far as it can: it may have
-// been off the CPU between a store that landed and saying so. It returns when
+// been off the CPU between a store that landed and saying so. It returns the board when
 // all are inside the store after the image's, or after 10 s: the verdict then
 // says who is not.
-func waitHeld(ctx context.Context, b *board, o proveOptions, data []byte) error {
+//
+// Through the mount threads may go on a little, into pages of the page cache
+// that the image does not see, until they come to one that is held: there it
+// is waited for all of them to stand still.
+func waitHeld(ctx context.Context, b *board, o proveOptions, data []byte) (*boardState, error) {
 	deadline := time.Now().Add(10 * time.Second)
+	if o.via == "mount" {
+		for last := b.state(); ; {
+			if err := sleep(ctx, stillTime); err != nil {
+				return nil, err
+			}
+			now := b.state()
+			if reflect.DeepEqual(now, last) || time.Now().After(deadline) {
+				return now, nil
+			}
+			last = now
+		}
+	}
 	for w := 0; w < o.writers(); {
 		if atomic.LoadUint64(b.started(w)) == o.newest(data, w)+1 || time.Now().After(deadline) {
 			w++
 			continue
 		}
 		if err := sleep(ctx, 2*time.Millisecond); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return nil
+	return b.state(), nil
 }
+
+// stillTime is how long a thread must not have stored to count as held.
+const stillTime = 100 * time.Millisecond
 
 func sleep(ctx context.Context, d time.Duration) error {
 	select {
@@ -310,27 +353,4 @@ func sleep(ctx context.Context, d time.Duration) error {
 	case <-time.After(d):
 		return nil
 	}
-}
-
-func printVerdict(c *console, v *verdict, o proveOptions) {
-	c.printf("%d threads in %d processes stored to %d mapped pages; freeze %d, window %s, held for %s\n",
-		o.writers(), o.Clients, o.Pages, v.FreezeID, micros(v.WindowUS), millis(v.FrozenMS))
-	line := func(ok bool, format string, args ...any) {
-		mark := "ok  "
-		if !ok {
-			mark = "FAIL"
-		}
-		c.printf("  %s  %s\n", mark, fmt.Sprintf(format, args...))
-	}
-	line(v.HashChanges == 0, "image unchanged while frozen: %d hashes, %d changes", v.HashSamples, v.HashChanges)
-	line(v.NotHeld == 0, "every thread held: %d of %d", o.writers()-v.NotHeld, o.writers())
-	line(v.ProbesHeld == o.Clients*o.Pages, "stores tried at every page of every mapping held: %d of %d", v.ProbesHeld, o.Clients*o.Pages)
-	line(v.StoresDuring == 0, "stores completed while frozen: %d", v.StoresDuring)
-	line(v.OrderBroken == 0, "image holds a prefix of each thread's stores: %d stores, %d cells out of order", v.StoresBefore, v.OrderBroken)
-	line(v.StoresLost == 0, "nothing lost after the thaw: %d", v.StoresLost)
-	if v.OK {
-		c.printf("proved\n")
-		return
-	}
-	c.printf("NOT proved:\n  %s\n", strings.Join(v.Failures, "\n  "))
 }

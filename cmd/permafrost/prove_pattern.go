@@ -35,6 +35,30 @@ type pattern struct {
 	Clients int `json:"clients"`
 	Threads int `json:"threads"` // of each client
 	Pages   int `json:"pages"`
+	Files   int `json:"files,omitempty"` // that the pages lie in, in turn; 0: 1
+}
+
+// files is how many files the pages lie in: page p in file p mod files.
+func (p pattern) files() int { return max(p.Files, 1) }
+
+// fileSize is the size of each file.
+func (p pattern) fileSize() int64 { return int64(p.Pages/p.files()) * provePageSize }
+
+// joined puts the files' pages in order.
+func (p pattern) joined(files [][]byte) ([]byte, error) {
+	if p.files() == 1 {
+		return files[0], nil
+	}
+	data := make([]byte, p.Pages*provePageSize)
+	for page := range p.Pages {
+		from := files[page%p.files()]
+		at := page / p.files() * provePageSize
+		if len(from) < at+provePageSize {
+			return nil, fmt.Errorf("file %d has %d bytes where %d were mapped", page%p.files(), len(from), p.fileSize())
+		}
+		copy(data[page*provePageSize:], from[at:at+provePageSize])
+	}
+	return data, nil
 }
 
 // writers is how many threads store counters, over all clients.
@@ -49,6 +73,9 @@ func (p pattern) validate() error {
 	}
 	if p.Pages > 4096 {
 		return fmt.Errorf("%d pages are too many: 4096 at most", p.Pages)
+	}
+	if p.Files < 0 || p.Pages%p.files() != 0 {
+		return fmt.Errorf("%d pages do not divide into %d files: choose a multiple", p.Pages, p.Files)
 	}
 	return nil
 }

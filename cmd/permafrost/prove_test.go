@@ -45,6 +45,27 @@ func TestProve(t *testing.T) {
 	}
 }
 
+// TestProveMount proves the same of programs that map files through the mount.
+func TestProveMount(t *testing.T) {
+	for _, threads := range []int{1, 4, 16} {
+		t.Run(fmt.Sprintf("threads=%d", threads), func(t *testing.T) {
+			m := newMountFixture(t, "48MiB")
+			defer underLoad(t, m.testServer)()
+			for round := range proveRounds(t) {
+				out, err := program(t, 3*time.Minute, "prove", "--via", "mount", "--json", "--socket", m.socket, "--before", "50ms", "--samples", "3",
+					"--threads", strconv.Itoa(threads))
+				if err != nil {
+					t.Fatalf("round %d: %v\n%s", round, err, out)
+				}
+				v := decode[verdict](t, out)
+				if !v.OK || v.StoresBefore == 0 || v.HashSamples < 3 || v.Mode != "collect" {
+					t.Fatalf("round %d: a verdict that proves nothing: %+v", round, v)
+				}
+			}
+		})
+	}
+}
+
 // underLoad keeps REST writers and readers busy until the returned stop.
 func underLoad(t *testing.T, s *testServer) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
@@ -81,15 +102,26 @@ func TestProvePlanted(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build with planted faults: %v\n%s", err, out)
 	}
-	for _, fault := range []string{"skip-mapping", "short-run", "late-events", "grant-frozen"} {
-		t.Run(fault, func(t *testing.T) {
-			t.Setenv("PERMAFROST_PLANT", fault)
-			s := newServer(t, exe)
+	attach, mount := []string{"--clients", "2", "--threads", "4"}, []string{"--via", "mount", "--threads", "4"}
+	for _, c := range []struct {
+		fault string
+		how   []string
+	}{
+		{"skip-mapping", attach}, {"short-run", attach}, {"late-events", attach}, {"grant-frozen", attach},
+		{"mount-no-collect", mount}, // mount-one-pass takes luck here: mount TestPassesPlanted
+	} {
+		t.Run(c.fault, func(t *testing.T) {
+			var with []string
+			if c.how[0] == "--via" {
+				needMount(t)
+				with = []string{"--mount", newMountPoint(t)}
+			}
+			t.Setenv("PERMAFROST_PLANT", c.fault)
+			s := newServer(t, exe, with...)
 			t.Setenv("PERMAFROST_PLANT", "")
-			const tries = 12
+			const tries = 24
 			for try := range tries {
-				out, err := programOf(t, exe, 3*time.Minute, "prove", "--json", "--socket", s.socket, "--before", "50ms", "--samples", "3",
-					"--clients", "2", "--threads", "4")
+				out, err := programOf(t, exe, 3*time.Minute, append([]string{"prove", "--json", "--socket", s.socket, "--before", "50ms", "--samples", "3"}, c.how...)...)
 				if exitCode(err) == exitFailed {
 					v := decode[verdict](t, out)
 					if v.OK || len(v.Failures) == 0 {
@@ -102,7 +134,7 @@ func TestProvePlanted(t *testing.T) {
 					t.Fatalf("%v\n%s", err, out)
 				}
 			}
-			t.Fatalf("prove passed %d times although %s is planted", tries, fault)
+			t.Fatalf("prove passed %d times although %s is planted", tries, c.fault)
 		})
 	}
 }

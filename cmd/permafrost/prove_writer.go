@@ -27,7 +27,8 @@ import (
 // and ends with the line "done". It does not collect garbage: a collection would
 // stop the world and wait for ever for a thread held in a fault.
 type proveWriterCmd struct {
-	Attach  string `required:""`
+	Attach  string // its socket: files are mapped through attach
+	Dir     string // of the mount: files are mapped through it
 	Path    string `required:""`
 	Board   string `required:""`
 	Raw     string
@@ -35,6 +36,7 @@ type proveWriterCmd struct {
 	Clients int `default:"1"`
 	Threads int `default:"4"`
 	Pages   int `default:"8"`
+	Files   int `default:"1"`
 	Forks   bool
 }
 
@@ -44,23 +46,27 @@ const storeLogMax = 4 << 20
 
 func (w *proveWriterCmd) Run(c *console) error {
 	nameProcess("prove-writer")
-	p := pattern{w.Clients, w.Threads, w.Pages}
+	p := pattern{w.Clients, w.Threads, w.Pages, w.Files}
 	if err := p.validate(); err != nil {
 		return err
 	}
 	// Every thread may be held at once, with the two that steer still running.
-	runtime.GOMAXPROCS(w.Threads + w.Pages + 8)
+	probes := w.Pages
+	if w.Dir != "" {
+		probes = 0
+	}
+	runtime.GOMAXPROCS(w.Threads + probes + 8)
 	debug.SetGCPercent(-1)
 
 	b, err := openBoard(w.Board, p, false)
 	if err != nil {
 		return err
 	}
-	m, err := attachFile(w.Attach, w.Path, int64(w.Pages)*provePageSize)
+	run := &writerRun{p: p, b: b, client: w.Client}
+	unmap, err := w.mapFiles(run)
 	if err != nil {
 		return err
 	}
-	run := &writerRun{p: p, b: b, client: w.Client, mem: m.Bytes()}
 	for t := range w.Threads {
 		var log *storeLog
 		if w.Raw != "" {
@@ -88,14 +94,67 @@ func (w *proveWriterCmd) Run(c *console) error {
 	}
 	run.stop.Store(true)
 	run.threads.Wait()
-	// The mapping is let go before "done", so that all it stored is synced.
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	if err := m.Unmap(ctx); err != nil {
+	// Mappings are let go before "done", so that all they stored is synced.
+	if err := unmap(); err != nil {
 		return err
 	}
 	c.printf("done\n")
 	return nil
+}
+
+// mapFiles maps the files of the run by its way in.
+func (w *proveWriterCmd) mapFiles(run *writerRun) (unmap func() error, err error) {
+	if w.Dir != "" {
+		return w.mapMounted(run)
+	}
+	m, err := attachFile(w.Attach, w.Path, run.p.fileSize())
+	if err != nil {
+		return nil, err
+	}
+	run.mem = [][]byte{m.Bytes()}
+	return func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		defer cancel()
+		return m.Unmap(ctx)
+	}, nil
+}
+
+// mapMounted maps the files as any program would, through the mount.
+func (w *proveWriterCmd) mapMounted(run *writerRun) (unmap func() error, err error) {
+	for i := range run.p.files() {
+		f, err := os.OpenFile(filepath.Join(w.Dir, proveFile(w.Path, i)), os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		if err := f.Truncate(run.p.fileSize()); err != nil {
+			return nil, err
+		}
+		mem, err := unix.Mmap(int(f.Fd()), 0, int(run.p.fileSize()), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+		f.Close() // the mapping keeps it open
+		if err != nil {
+			return nil, fmt.Errorf("map %s: %w", f.Name(), err)
+		}
+		run.mem = append(run.mem, mem)
+	}
+	return func() error {
+		for _, mem := range run.mem {
+			if err := unix.Msync(mem, unix.MS_SYNC); err != nil {
+				return fmt.Errorf("msync: %w", err)
+			}
+			if err := unix.Munmap(mem); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, nil
+}
+
+// proveFile is the path of one of the files of a run.
+func proveFile(path string, i int) string {
+	if i == 0 {
+		return path
+	}
+	return fmt.Sprintf("%s-%d", path, i)
 }
 
 // attachFile maps a whole file of the appliance for writing, making it first.
@@ -115,9 +174,15 @@ type writerRun struct {
 	p       pattern
 	b       *board
 	client  int
-	mem     []byte // the mapping: pages of the pmem image
+	mem     [][]byte // the mappings, one a file
 	stop    atomic.Bool
 	threads sync.WaitGroup
+}
+
+// word is a slot of a page.
+func (r *writerRun) word(page, slot int) *uint64 {
+	n := r.p.files()
+	return client.Word(r.mem[page%n], r.p.cell(page/n, slot))
 }
 
 // store is one storing thread: store, then say so. Between the two a store may
@@ -128,7 +193,7 @@ func (r *writerRun) store(writer int, log *storeLog) {
 	started, done := r.b.started(writer), r.b.done(writer)
 	cells := make([]*uint64, r.p.Pages)
 	for page := range cells {
-		cells[page] = client.Word(r.mem, r.p.cell(page, writer))
+		cells[page] = r.word(page, writer)
 	}
 	for c := uint64(1); !r.stop.Load(); c++ {
 		atomic.StoreUint64(started, c)
@@ -147,7 +212,7 @@ func (r *writerRun) probe(page int) {
 	runtime.LockOSThread()
 	row := r.b.probeRow(r.client, page)
 	atomic.StoreUint64(r.b.started(row), 1)
-	atomic.StoreUint64(client.Word(r.mem, r.p.cell(page, r.p.probeSlot(r.client))), uint64(time.Now().UnixNano()))
+	atomic.StoreUint64(r.word(page, r.p.probeSlot(r.client)), uint64(time.Now().UnixNano()))
 	atomic.StoreUint64(r.b.done(row), 1)
 }
 
@@ -160,7 +225,7 @@ func (r *writerRun) fork() {
 	n := uint64(r.p.Pages)
 	cells := make([]*uint64, n)
 	for page := range cells {
-		cells[page] = client.Word(r.mem, r.p.cell(page, r.p.forkSlot(r.client)))
+		cells[page] = r.word(page, r.p.forkSlot(r.client))
 	}
 	for i := uint64(1); !r.stop.Load(); i++ {
 		atomic.StoreUint64(r.b.started(row), i)
@@ -251,7 +316,7 @@ func (l *storeLog) close() {
 
 // startWriter runs this binary again as the writer of a client.
 func startWriter(o proveOptions, client int, board string) (*writerProcess, error) {
-	args := []string{"--attach", o.attach, "--path", o.path, "--board", board, "--client", strconv.Itoa(client),
+	args := []string{"--attach", o.attach, "--dir", o.dir, "--files", strconv.Itoa(o.files()), "--path", o.path, "--board", board, "--client", strconv.Itoa(client),
 		"--clients", strconv.Itoa(o.Clients), "--threads", strconv.Itoa(o.Threads), "--pages", strconv.Itoa(o.Pages)}
 	if o.forks {
 		args = append(args, "--forks")

@@ -24,6 +24,9 @@ type recorder struct {
 	minute  store.FsyncStats
 	dropped uint64 // events missed so far, by their sequence numbers
 	seq     uint64 // of the newest event seen
+
+	degraded  bool   // it was said that nothing can be changed; owned by run
+	badBlocks uint64 // of how many it was said that they are bad; owned by run
 }
 
 const (
@@ -79,8 +82,21 @@ func (r *recorder) run() {
 	}
 }
 
+// tellDamage logs what has become bad since the last look.
+func (r *recorder) tellDamage(st *core.Status) {
+	if st.Degraded != nil && !r.degraded {
+		r.degraded = true
+		r.log.Error("the file system is read-only from now on", "cause", st.Degraded)
+	}
+	if n := st.BadBlocks + st.BadBlocksPending; n > r.badBlocks {
+		r.log.Warn("the image has bad blocks: permafrost badblocks names the files", "blocks", n)
+		r.badBlocks = n
+	}
+}
+
 func (r *recorder) sample(now time.Time) {
 	st := r.fs.Status()
+	r.tellDamage(&st)
 	var ops uint64
 	for _, n := range st.OpsTotal {
 		ops += n
@@ -93,7 +109,8 @@ func (r *recorder) sample(now time.Time) {
 // flushMinute records the fsync statistics of a minute that is over; the zero
 // time means now is the end.
 func (r *recorder) flushMinute(now time.Time) {
-	if r.minute.Count > 0 && (now.IsZero() || now.Truncate(time.Minute).After(r.minute.Minute)) {
+	// Not After: a clock that was set back would keep the minute back for as long.
+	if r.minute.Count > 0 && (now.IsZero() || !now.Truncate(time.Minute).Equal(r.minute.Minute)) {
 		r.ledger.RecordFsyncStats(r.minute)
 		r.minute = store.FsyncStats{}
 	}
@@ -146,6 +163,10 @@ func (r *recorder) freezeEvent(e *freeze.Event) {
 		if e.Kind == freeze.EventHoldRenew {
 			r.ledger.RecordRenewal(store.Renewal{Hold: h.ID, At: e.Time, ExpiresAt: h.ExpiresAt})
 		}
+	}
+	if u := e.Reads; u != nil {
+		data["reader"], data["requests"], data["bytes"] = u.Reader, u.Requests, u.Bytes
+		data["since"], data["until"] = u.Since.UTC(), u.Until.UTC()
 	}
 	r.event(e.Time, string(e.Kind), data)
 }

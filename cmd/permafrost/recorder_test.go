@@ -64,7 +64,8 @@ func TestIntentIsWhole(t *testing.T) {
 	}
 }
 
-// Each read of the image is in the ledger with its time, the count with the freeze.
+// Thousands of small reads of the image are a few rows of the ledger, which add
+// up to what was read; the count is with the freeze.
 func TestImageReadsAreRecorded(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
@@ -90,10 +91,14 @@ func TestImageReadsAreRecorded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for range 3 {
-		if _, err := fs.Freezer().BeginImageRead(rec.ID); err != nil {
+	const requests = 5000
+	begun := time.Now()
+	for range requests {
+		read, err := fs.Freezer().BeginImageRead(rec.ID, "uid:0")
+		if err != nil {
 			t.Fatal(err)
 		}
+		read.Add(100)
 	}
 	if err := fs.Unmount(ctx); err != nil {
 		t.Fatal(err)
@@ -103,11 +108,21 @@ func TestImageReadsAreRecorded(t *testing.T) {
 		t.Fatal(err)
 	}
 	row, err := ledger.Freeze(ctx, int64(rec.ID))
-	if err != nil || row.ImageReads != 3 || row.EndedAt.IsZero() {
+	if err != nil || row.ImageReads != requests || row.EndedAt.IsZero() {
 		t.Fatalf("freeze %+v, %v", row, err)
 	}
-	reads, err := ledger.ImageReads(ctx, row.ID, row.FrozenAt, row.EndedAt, 10)
-	if err != nil || len(reads) != 3 {
-		t.Errorf("reads %v, %v, want 3", reads, err)
+	reads, err := ledger.ImageReads(ctx, row.ID, row.FrozenAt, row.EndedAt, 1000)
+	if atMost := 3 + int(time.Since(begun)/(2*time.Second)); err != nil || len(reads) < 2 || len(reads) > atMost {
+		t.Fatalf("%d rows of %d reads, want 2 to %d: %+v, %v", len(reads), requests, atMost, reads, err)
+	}
+	var n, bytes int64
+	for _, r := range reads {
+		n, bytes = n+r.Requests, bytes+r.Bytes
+		if r.Reader != "uid:0" || r.Since.Before(row.FrozenAt) || r.Until.Before(r.Since) || r.Until.After(row.EndedAt) {
+			t.Errorf("row %+v of freeze %+v", r, row)
+		}
+	}
+	if n != requests || bytes != 100*requests {
+		t.Errorf("the rows say %d requests and %d bytes", n, bytes)
 	}
 }

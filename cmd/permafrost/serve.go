@@ -9,10 +9,14 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/pprof"
 	"strings"
 	"syscall"
 	"time"
 
+	"github.com/moby/sys/mountinfo"
+
+	"permafrost/mount"
 	"permafrost/pmem"
 )
 
@@ -24,12 +28,21 @@ type serveCmd struct {
 	Socket              string        `help:"Unix socket to serve HTTP on; by default the first usable of the places where clients look." placeholder:"PATH" type:"path"`
 	AttachSocket        string        `help:"Unix socket for programs that map files themselves; by default attach.sock beside the other." placeholder:"PATH" type:"path"`
 	AttachUID           []uint32      `name:"attach-uid" help:"Users who may attach: holding the descriptor is holding the whole image. Repeatable; by default the server's own." placeholder:"UID"`
+	Mount               string        `help:"Mount the file system there too, for unmodified programs: an empty directory." placeholder:"DIR" type:"path"`
+	MountOptions        []string      `name:"mount-options" short:"o" help:"Options of the mount, as for mount(8): ro, private, allow_other, uid=, noexec, ..." placeholder:"OPTIONS"`
 	CommitInterval      time.Duration `help:"Longest time a finished change stays uncommitted without an fsync." default:"5s"`
 	LeaseMax            time.Duration `help:"Longest a freeze may last, renewals included." default:"1h"`
+	ScrubInterval       time.Duration `help:"Time between two scrubs, which read and verify all metadata; 0: only on demand." default:"24h"`
+	ScrubRate           size          `help:"Bytes a scrub reads in a second, at most." default:"8MiB" placeholder:"SIZE"`
 	CacheInodes         int           `help:"Inodes kept in memory before clean ones are evicted." default:"1000000"`
+	MaxConnections      int           `help:"HTTP connections open at once, all addresses together; beyond them only freeze, thaw and the like are answered." default:"1024"`
 	AllowInsecureListen bool          `help:"Serve on other addresses than loopback although there are no tokens and no TLS."`
 	AllowedHost         []string      `help:"Further Host names to answer to; repeatable." placeholder:"NAME"`
+	UntilUnmounted      bool          `hidden:"" env:"-" help:"End when somebody unmounts --mount, as a FUSE daemon does."`
+	ListenIfFree        bool          `hidden:"" env:"-" help:"An address that is taken is left out."`
+	ReadyFD             int           `name:"ready-fd" hidden:"" env:"-" help:"A descriptor to tell on that it serves, or why not."`
 	Demo                bool          `help:"A throw-away appliance on a 256 MiB tmpfs image, with a program that stores through mappings."`
+	CPUProfile          string        `name:"cpu-profile" hidden:"" help:"Where to write a CPU profile of the whole run." placeholder:"FILE" type:"path"`
 }
 
 const (
@@ -40,20 +53,36 @@ const (
 // places is where everything of one appliance is. Immutable once made.
 type places struct {
 	pmem, state, ledger, socket, attach, records string
+	mount                                        string // "": no mount
 	create                                       int64
 	temporary                                    string // removed at the end; the demo's
 }
 
 func (s *serveCmd) Run(c *console) (err error) {
+	started := openStarter(s.ReadyFD)
+	defer func() { started.ended(err) }()
 	if err := s.checkListen(); err != nil {
 		return &exitError{exitUsage, err}
 	}
-	if s.LeaseMax <= 0 || s.CommitInterval <= 0 || s.CacheInodes < 1000 {
-		return &exitError{exitUsage, fmt.Errorf("--lease-max and --commit-interval must be positive, --cache-inodes at least 1000")}
+	if s.LeaseMax <= 0 || s.CommitInterval <= 0 || s.CacheInodes < 1000 || s.MaxConnections < 16 {
+		return &exitError{exitUsage, fmt.Errorf("--lease-max and --commit-interval must be positive, --cache-inodes at least 1000, --max-connections at least 16")}
+	}
+	if s.ScrubInterval < 0 || s.ScrubRate <= 0 {
+		return &exitError{exitUsage, fmt.Errorf("--scrub-interval must not be negative (0: no periodic scrubs), --scrub-rate must be positive")}
+	}
+	flags, err := mount.ParseFlags(s.MountOptions...)
+	if err != nil {
+		return &exitError{exitUsage, err}
 	}
 	// Before anything else: a signal from here on is an orderly shutdown.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	// A log that nobody reads any more is no reason to die: writes to it fail. Not
+	// ignored, which children would inherit.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	if s.UntilUnmounted {
+		awaitImage(ctx, s.Pmem)
+	}
 	p, err := s.places()
 	if err != nil {
 		return err
@@ -61,13 +90,24 @@ func (s *serveCmd) Run(c *console) (err error) {
 	if p.temporary != "" {
 		defer os.RemoveAll(p.temporary)
 	}
+	if s.CPUProfile != "" {
+		end, err := profileCPU(s.CPUProfile)
+		if err != nil {
+			return err
+		}
+		defer end()
+	}
 	log := slog.New(slog.NewTextHandler(c.err, &slog.HandlerOptions{Level: slog.LevelInfo}))
-	a := &appliance{cmd: s, places: p, log: log, console: c}
+	a := &appliance{cmd: s, places: p, mountFlags: flags, log: log, console: c}
 	if err := a.start(ctx); err != nil {
 		return errors.Join(err, a.stop())
 	}
 	defer func() { err = errors.Join(err, a.stop()) }()
 	a.announce()
+	started.serving(append(a.listening, "unix:"+p.socket)...)
+	if err := notifySystemd(os.Getenv("NOTIFY_SOCKET")); err != nil {
+		log.Warn("the service manager cannot be told that we serve", "error", err)
+	}
 	if s.Demo && a.attach.Unavailable() == nil {
 		demo, err := startDemo(ctx, a.fs, p.attach)
 		if err != nil {
@@ -79,9 +119,25 @@ func (s *serveCmd) Run(c *console) (err error) {
 	case <-ctx.Done():
 		c.notef("permafrost: shutting down\n")
 		return nil
+	case <-a.unmounted:
+		c.notef("permafrost: %s was unmounted, shutting down\n", p.mount)
+		return nil
 	case err := <-a.failed:
 		return err
 	}
+}
+
+// profileCPU writes a profile for `go tool pprof` until it is ended.
+func profileCPU(path string) (end func(), err error) {
+	f, err := os.Create(path)
+	if err != nil {
+		return nil, fmt.Errorf("the CPU profile: %w", err)
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("the CPU profile: %w", err)
+	}
+	return func() { pprof.StopCPUProfile(); f.Close() }, nil
 }
 
 // checkListen refuses what would let anyone on the network freeze the file
@@ -132,6 +188,12 @@ func (s *serveCmd) places() (places, error) {
 	if err := os.MkdirAll(p.state, 0o700); err != nil {
 		return p, fmt.Errorf("make the state directory: %w (choose another with --state)", err)
 	}
+	if s.Mount != "" { // before refuseOwnMount: a dead mount of ours may lie there
+		var err error
+		if p.mount, err = mount.Prepare(s.Mount, p.state, p.pmem); err != nil {
+			return p, err
+		}
+	}
 	if err := refuseOwnMount(p.state); err != nil {
 		return p, err
 	}
@@ -176,7 +238,7 @@ func firstUsableSocket(state string, demo bool) string {
 // refuseOwnMount keeps the ledger off a Permafrost mount: while that is frozen
 // its own history could not be written.
 func refuseOwnMount(dir string) error {
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	mounts, err := mountinfo.GetMounts(nil)
 	if err != nil {
 		return nil // no /proc: nothing to learn
 	}
@@ -184,35 +246,22 @@ func refuseOwnMount(dir string) error {
 	if err != nil {
 		return fmt.Errorf("the state directory: %w", err)
 	}
-	if mount, own := ownMount(string(mounts), dir); own {
+	if at, own := ownMount(mounts, dir); own {
 		return fmt.Errorf("the state directory %s lies on the Permafrost mount %s: while that is frozen the ledger could not be written; "+
-			"choose a directory on another file system with --state", dir, mount)
+			"choose a directory on another file system with --state", dir, at)
 	}
 	return nil
 }
 
-// ownMount finds the mount that dir lies on in the text of a mountinfo file,
-// and whether it is one of ours.
-func ownMount(mountinfo, dir string) (mount string, own bool) {
-	kind := ""
-	for _, line := range strings.Split(mountinfo, "\n") {
-		left, right, ok := strings.Cut(line, " - ")
-		f, g := strings.Fields(left), strings.Fields(right)
-		if !ok || len(f) < 5 || len(g) < 1 {
-			continue
-		}
-		at := unescapeMount(f[4])
-		under := dir == at || at == "/" || strings.HasPrefix(dir, at+"/")
-		if under && len(at) >= len(mount) {
-			mount, kind = at, g[0]
+// ownMount finds the mount that dir lies on, and whether it is one of ours.
+func ownMount(mounts []*mountinfo.Info, dir string) (at string, own bool) {
+	for _, m := range mounts {
+		under := dir == m.Mountpoint || m.Mountpoint == "/" || strings.HasPrefix(dir, m.Mountpoint+"/")
+		if under && len(m.Mountpoint) >= len(at) {
+			at, own = m.Mountpoint, m.FSType == mount.FSType
 		}
 	}
-	return mount, kind == "fuse.permafrost"
-}
-
-// unescapeMount undoes the octal escapes of /proc/self/mountinfo.
-func unescapeMount(s string) string {
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
+	return at, own
 }
 
 // openRegion opens the pmem file, making it first where that was asked for.

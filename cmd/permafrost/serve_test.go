@@ -1,13 +1,20 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"errors"
+	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/moby/sys/mountinfo"
 
 	"permafrost/core/format"
 )
@@ -48,6 +55,7 @@ func TestServeRefusals(t *testing.T) {
 		{"a directory", dir, nil, []string{"not a regular file"}},
 		{"insecure address", good, []string{"--listen", "0.0.0.0:0"}, []string{"--allow-insecure-listen"}},
 		{"address without port", good, []string{"--listen", "localhost"}, []string{"127.0.0.1:7433"}},
+		{"too few connections", good, []string{"--max-connections", "15"}, []string{"--max-connections at least 16"}},
 		{"no lease", good, []string{"--lease-max", "0s"}, []string{"--lease-max"}},
 	}
 	for _, c := range cases {
@@ -105,6 +113,66 @@ func TestSecondServerIsRefused(t *testing.T) {
 		"--state", filepath.Join(s.dir, "b"), "--socket", filepath.Join(s.dir, "b.sock"), "--listen", host)
 	if exitCode(err) != exitFailed || !strings.Contains(out, "--listen") {
 		t.Fatalf("%v: %s", err, out)
+	}
+}
+
+// TestMaxConnections: the bound that is asked for holds on every address.
+func TestMaxConnections(t *testing.T) {
+	s := newServer(t, "", "--max-connections", "16")
+	host := strings.TrimPrefix(s.base, "http://")
+	var idle []net.Conn
+	defer func() {
+		for _, c := range idle {
+			c.Close()
+		}
+	}()
+	for i := range 16 {
+		network, addr := "tcp", host
+		if i%2 == 0 {
+			network, addr = "unix", s.socket
+		}
+		c, err := net.DialTimeout(network, addr, 10*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		idle = append(idle, c)
+	}
+	// The listeners accept each at their own pace: until all are in, and the one
+	// that asks.
+	for end := time.Now().Add(8 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		resp, err := http.Get(s.base + "/metrics")
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		http.DefaultClient.CloseIdleConnections()
+		var open int
+		if _, after, ok := strings.Cut(string(text), "\npermafrost_http_connections "); ok {
+			_, _ = fmt.Sscan(after, &open)
+		}
+		if open > 16 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d connections are open", open)
+		}
+	}
+	for _, network := range []string{"tcp", "unix"} {
+		addr := map[string]string{"tcp": host, "unix": s.socket}[network]
+		for path, want := range map[string]string{"/files/": "HTTP/1.1 503 ", "/livez": "HTTP/1.1 200 "} {
+			c, err := net.DialTimeout(network, addr, 10*time.Second)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+			_, _ = c.Write([]byte("GET " + path + " HTTP/1.1\r\nHost: localhost\r\n\r\n"))
+			answer, _ := io.ReadAll(c) // it is closed after one answer
+			if !strings.HasPrefix(string(answer), want) {
+				t.Errorf("%s over %s: %.300s", path, network, answer)
+			}
+			c.Close()
+		}
 	}
 }
 
@@ -215,19 +283,38 @@ func TestFreezeCommand(t *testing.T) {
 
 // TestLedgerCannotBeOpened: the appliance serves and freezes, and says so.
 func TestLedgerCannotBeOpened(t *testing.T) {
+	instead := func(data string) func(string) error {
+		return func(path string) error { return errors.Join(os.Remove(path), os.WriteFile(path, []byte(data), 0o600)) }
+	}
 	for name, spoil := range map[string]func(path string) error{
-		"not a database": func(path string) error { return os.WriteFile(path, []byte(strings.Repeat("x", 8192)), 0o600) },
-		"a directory":    func(path string) error { return os.Mkdir(path, 0o700) },
+		"not a database": instead(strings.Repeat("x", 8192)),
+		"a directory":    func(path string) error { return errors.Join(os.Remove(path), os.Mkdir(path, 0o700)) },
+		"truncated":      func(path string) error { return os.Truncate(path, 5000) },
+		"empty, with a log": func(path string) error {
+			return errors.Join(os.Truncate(path, 0), os.WriteFile(path+"-wal", []byte(strings.Repeat("w", 8192)), 0o600))
+		},
+		"damaged in the middle": func(path string) error {
+			f, err := os.OpenFile(path, os.O_RDWR, 0)
+			if err != nil {
+				return err
+			}
+			_, err = f.WriteAt([]byte(strings.Repeat("\xde\xad", 40_000)), 8192)
+			return errors.Join(err, f.Close())
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newServer(t, "")
 			s.end()
-			for _, suffix := range []string{"", "-wal", "-shm"} {
-				os.Remove(filepath.Join(s.state, "ledger.db"+suffix))
-			}
-			if err := spoil(filepath.Join(s.state, "ledger.db")); err != nil {
+			path := filepath.Join(s.state, "ledger.db")
+			if err := spoil(path); err != nil {
 				t.Fatal(err)
 			}
+			before, _ := os.ReadFile(path) // a directory has no bytes
+			defer func() {
+				if after, _ := os.ReadFile(path); !bytes.Equal(before, after) {
+					t.Error("the file was changed")
+				}
+			}()
 			s.start(t, "")
 			if st := s.status(t); st.Ledger.State != "degraded" {
 				t.Fatalf("the ledger is %q", st.Ledger.State)
@@ -250,10 +337,14 @@ func TestStateOnOwnMount(t *testing.T) {
 		t.Fatalf("an ordinary directory is refused: %v", err)
 	}
 	table := "36 25 0:32 / /mnt/my\\040pf rw,relatime - fuse.permafrost permafrost rw\n25 1 0:20 / / rw - ext4 /dev/vda rw\n"
-	if mount, own := ownMount(table, "/mnt/my pf/state"); !own || mount != "/mnt/my pf" {
-		t.Fatalf("a directory on the mount: %q %v", mount, own)
+	mounts, err := mountinfo.GetMountsFromReader(strings.NewReader(table), nil)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if _, own := ownMount(table, "/mnt/my pfx"); own {
+	if at, own := ownMount(mounts, "/mnt/my pf/state"); !own || at != "/mnt/my pf" {
+		t.Fatalf("a directory on the mount: %q %v", at, own)
+	}
+	if _, own := ownMount(mounts, "/mnt/my pfx"); own {
 		t.Fatal("a directory beside the mount is refused")
 	}
 }

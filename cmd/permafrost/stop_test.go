@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -53,30 +52,6 @@ func TestStopWhileFrozen(t *testing.T) {
 	_, err := s.client.call(ctx, "POST", "/thaw", params("hold", fr.Hold), nil)
 	if p, ok := err.(*problem); !ok || p.Status != http.StatusGone {
 		t.Errorf("a thaw of the interrupted hold: %v", err)
-	}
-}
-
-// TestStopDuringUpload: a sender that never ends costs the stop its patience,
-// and the file system nothing.
-func TestStopDuringUpload(t *testing.T) {
-	if testing.Short() {
-		t.Skip("waits for the patience of a stop")
-	}
-	s := newServer(t, "")
-	body, feed := io.Pipe()
-	defer feed.Close()
-	go s.client.do(context.Background(), "PUT", "/files/endless", nil, body)
-	if _, err := feed.Write(make([]byte, 2<<20)); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.awaitExit(t); err != nil {
-		t.Errorf("the server ended with %v", err)
-	}
-	if strings.Contains(s.log.String(), "ERROR") {
-		t.Errorf("the stop failed somewhere:\n%s", s.log)
 	}
 }
 

@@ -28,24 +28,33 @@ type wireFlushed struct {
 }
 
 type wireFreeze struct {
-	ID             uint64      `json:"id"`
-	Hold           string      `json:"hold"`
-	Token          string      `json:"token"`
-	State          string      `json:"state"`
-	Generation     uint64      `json:"generation"`
-	RequestedAt    time.Time   `json:"requested_at"`
-	FrozenAt       *time.Time  `json:"frozen_at"`
-	EndedAt        *time.Time  `json:"ended_at"`
-	ExpiresAt      *time.Time  `json:"expires_at"`
-	Holds          []wireHold  `json:"holds"`
-	WindowUS       float64     `json:"window_us"`
-	TotalUS        float64     `json:"total_us"`
-	Phases         []wirePhase `json:"phases"`
-	PrecleanPasses int         `json:"preclean_passes"`
-	Flushed        wireFlushed `json:"flushed"`
-	WindowFlushed  wireFlushed `json:"window_flushed"`
-	LongestWaitUS  float64     `json:"longest_wait_us"`
-	BlockedTotal   uint64      `json:"blocked_total"`
+	ID             uint64            `json:"id"`
+	Hold           string            `json:"hold"`
+	Token          string            `json:"token"`
+	State          string            `json:"state"`
+	Generation     uint64            `json:"generation"`
+	RequestedAt    time.Time         `json:"requested_at"`
+	FrozenAt       *time.Time        `json:"frozen_at"`
+	EndedAt        *time.Time        `json:"ended_at"`
+	ExpiresAt      *time.Time        `json:"expires_at"`
+	Holds          []wireHold        `json:"holds"`
+	WindowUS       float64           `json:"window_us"`
+	TotalUS        float64           `json:"total_us"`
+	Phases         []wirePhase       `json:"phases"`
+	Modes          map[string]string `json:"modes"`
+	PrecleanPasses int               `json:"preclean_passes"`
+	Flushed        wireFlushed       `json:"flushed"`
+	WindowFlushed  wireFlushed       `json:"window_flushed"`
+	LongestWaitUS  float64           `json:"longest_wait_us"`
+	BlockedTotal   uint64            `json:"blocked_total"`
+}
+
+// noteNotify warns of a freeze for which the mount fell back.
+func (fr *wireFreeze) noteNotify(c *console) {
+	if fr.Modes["mount"] == "notify" {
+		c.notef("permafrost: the kernel did not finish writing back the mount in time: the image is still and consistent, "+
+			"but stores through mappings of the mount may be missing in freeze %d that were made before others it has\n", fr.ID)
+	}
 }
 
 type wireThaw struct {
@@ -87,6 +96,9 @@ type wireStatus struct {
 	DirtyPagesTotal uint64 `json:"dirty_pages_total"`
 	MappingsTotal   uint64 `json:"mappings_total"`
 	BlockedTotal    uint64 `json:"blocked_total"`
+	Error           string `json:"error"`
+	BadBlocksTotal  uint64 `json:"bad_blocks_total"`
+	BadPendingTotal uint64 `json:"bad_blocks_pending_total"`
 	Ledger          struct {
 		State string `json:"state"`
 		Path  string `json:"path"`
@@ -95,6 +107,29 @@ type wireStatus struct {
 		Socket  string `json:"socket"`
 		Clients int    `json:"clients"`
 	} `json:"attach"`
+	AttachRefused string     `json:"attach_refused"`
+	Mount         *wireMount `json:"mount"`
+	MountEnded    string     `json:"mount_ended"`
+}
+
+type wireMount struct {
+	Dir                 string        `json:"dir"`
+	Options             string        `json:"options"`
+	Since               time.Time     `json:"since"`
+	OpenTotal           int           `json:"open_total"`
+	WritableTotal       int           `json:"writable_total"`
+	RequestsInsideTotal int64         `json:"requests_inside_total"`
+	HeldTotal           int64         `json:"held_total"`
+	RefusedTotal        uint64        `json:"refused_total"`
+	Operations          []wireMountOp `json:"operations"`
+}
+
+type wireMountOp struct {
+	Op         string  `json:"op"`
+	CountTotal uint64  `json:"count_total"`
+	MeanUS     float64 `json:"mean_us"`
+	MedianUS   float64 `json:"median_us"`
+	P99US      float64 `json:"p99_us"`
 }
 
 type wireInode struct {
@@ -149,4 +184,26 @@ type wireEntry struct {
 	Mtime     time.Time `json:"mtime"`
 	Ino       uint64    `json:"ino"`
 	Target    string    `json:"target"`
+}
+
+type wireBadBlock struct {
+	Block uint64 `json:"block"`
+	State string `json:"state"`
+	Ino   uint64 `json:"ino"`
+	Page  uint64 `json:"page"`
+	Path  string `json:"path"`
+}
+
+type wireScrub struct {
+	State        string     `json:"state"`
+	StartedAt    *time.Time `json:"started_at"`
+	EndedAt      *time.Time `json:"ended_at"`
+	NextAt       *time.Time `json:"next_at"`
+	Nodes        uint64     `json:"nodes"`
+	NodesTotal   uint64     `json:"nodes_total"`
+	DamagedTotal uint64     `json:"damaged_total"`
+	Damages      []struct {
+		Block  uint64 `json:"block"`
+		Detail string `json:"detail"`
+	} `json:"damages"`
 }

@@ -1,5 +1,7 @@
 package format
 
+import "hash/crc64"
+
 // CommitRecord is one decoded slot of the ring: docs/FORMAT.md, "Commit
 // record". Everything in the image is reachable from one of them.
 type CommitRecord struct {
@@ -47,6 +49,9 @@ const (
 	// MinSlots and MaxSlots bound the ring.
 	MinSlots = 4
 	MaxSlots = 256
+	// MaxNumber bounds generations, freeze ids and inode numbers, which only
+	// grow: what is above was never reached by counting, and could wrap.
+	MaxNumber = 1<<63 - 1
 	// MaxFallback is how many commits a mount may fall back (T5).
 	MaxFallback = 2
 )
@@ -70,7 +75,8 @@ const (
 	crRecords   = 80
 	crBlocks    = 88
 	crLastFrz   = 96
-	crReserved  = 104
+	crCRC64     = 104
+	crReserved  = 112
 	crRoots     = 128
 	crEnd       = crRoots + Shards*rootSize
 
@@ -109,7 +115,13 @@ func (c *CommitRecord) Encode(p *[CommitSize]byte) {
 		le.PutUint32(q[rootCRC:], r.CRC)
 		q[rootLevel] = r.Level
 	}
+	le.PutUint64(p[crCRC64:], commitSum(p))
 	le.PutUint32(p[crCRC:], Checksum(p[crMagic:]))
+}
+
+// commitSum is the second checksum: of all but the two.
+func commitSum(p *[CommitSize]byte) uint64 {
+	return crc64.Update(crc64.Checksum(p[crMagic:crCRC64], ecma), ecma, p[crReserved:])
 }
 
 // DecodeCommit reads the commit record in slot block b.
@@ -122,6 +134,10 @@ func DecodeCommit(b Block, p *[CommitSize]byte) (*CommitRecord, error) {
 	}
 	if le.Uint32(p[crCRC:]) != Checksum(p[crMagic:]) {
 		return nil, damaged(b, "the commit record's checksum is wrong")
+	}
+	// Zero: made before there was a second one.
+	if sum := le.Uint64(p[crCRC64:]); sum != 0 && sum != commitSum(p) {
+		return nil, damaged(b, "the commit record's second checksum is wrong")
 	}
 	c := &CommitRecord{
 		Generation:    Generation(le.Uint64(p[crGen:])),
@@ -158,6 +174,17 @@ func DecodeCommit(b Block, p *[CommitSize]byte) (*CommitRecord, error) {
 func (c *CommitRecord) valid(b Block) error {
 	if c.Generation == 0 {
 		return damaged(b, "commit of generation 0")
+	}
+	for _, n := range []struct {
+		what  string
+		value uint64
+	}{
+		{"generation", uint64(c.Generation)}, {"freeze id", c.FreezeID}, {"greatest freeze id", c.LastFreezeID},
+		{"next inode number", uint64(c.Counters.NextIno)},
+	} {
+		if n.value > MaxNumber {
+			return damaged(b, "%s %d is more than any image reaches", n.what, n.value)
+		}
 	}
 	for i, r := range c.Roots {
 		switch {

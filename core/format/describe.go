@@ -115,6 +115,14 @@ func DescribeCommit(p *[CommitSize]byte) []Field {
 	f.num(crRecords, 8, "records", "records in the tree")
 	f.num(crBlocks, 8, "blocks", "size of the image then")
 	f.num(crLastFrz, 8, "last_freeze_id", "the greatest freeze id so far")
+	second := "WRONG"
+	switch le.Uint64(p[crCRC64:]) {
+	case commitSum(p):
+		second = "right"
+	case 0:
+		second = "none"
+	}
+	f.hex(crCRC64, 8, "crc64", "second checksum: %s", second)
 	for i := range Shards {
 		at := crRoots + i*rootSize
 		if i > 0 && [rootSize]byte(p[at:at+rootSize]) == ([rootSize]byte{}) {

@@ -19,9 +19,15 @@ type Key struct {
 // MaxIno is the bound of inode numbers: none is equal to it.
 const MaxIno Ino = math.MaxUint64
 
-// KindBadBlock is the kind, under inode number 0, whose Off is a block that
-// must never be allocated again. Its value is empty.
-const KindBadBlock uint8 = 1
+// The kinds of the tree's own records, under inode number 0. Off is a block.
+const (
+	// KindBadBlock: a block that must never be allocated again. Its value is
+	// empty; the record owns the block.
+	KindBadBlock uint8 = 1
+	// KindBadData: a block that is bad and that a file's extent owns: when the
+	// extent gives it up it becomes a KindBadBlock. Its value is a BadData.
+	KindBadData uint8 = 2
+)
 
 // MaxKey is greater than every valid key.
 var MaxKey = Key{Ino: MaxIno, Kind: math.MaxUint8, Off: math.MaxUint64}

@@ -237,6 +237,8 @@ func (n *Node) Verify(p Ptr, level int) error {
 		return damaged(p.Block, "not a tree node")
 	case n.Block() != p.Block:
 		return damaged(p.Block, "a tree node that belongs at block %d", n.Block())
+	case n.Birth() == 0:
+		return damaged(p.Block, "a tree node of generation 0")
 	case n.Birth() != p.Birth:
 		return damaged(p.Block, "a tree node of generation %d where %d was expected", n.Birth(), p.Birth)
 	case n.Sum() != p.CRC, Checksum(n[ndMagic:]) != p.CRC:

@@ -30,8 +30,8 @@ func (e *Extent) Decode(v []byte) error {
 	switch {
 	case e.Count == 0 || e.Count > MaxExtent:
 		return bad("extent", "count %d", e.Count)
-	case e.Block == 0 || uint64(e.Block) >= 1<<52:
-		return bad("extent", "block %d", e.Block)
+	case e.Block == 0 || uint64(e.Block) > MaxImage/BlockSize-e.Count:
+		return bad("extent", "blocks %d+%d", e.Block, e.Count)
 	}
 	return nil
 }
@@ -110,4 +110,34 @@ func (h *XattrHead) Decode(v []byte) error {
 // XattrChunks is how many records the attribute takes, the first included.
 func (h *XattrHead) XattrChunks() int {
 	return 1 + int((h.Length-uint64(len(h.Value))+ChunkSize-1)/ChunkSize)
+}
+
+// BadData is the record of a bad block that belongs to a file: which page of
+// which file it is. That never changes while the extent owns it.
+type BadData struct {
+	Ino  Ino
+	Page Page
+}
+
+// BadDataSize is the length of a bad-data record in bytes.
+const BadDataSize = 16
+
+// Encode stores d in b, which has BadDataSize bytes.
+func (d BadData) Encode(b []byte) {
+	_ = b[BadDataSize-1]
+	binary.LittleEndian.PutUint64(b[0:], uint64(d.Ino))
+	binary.LittleEndian.PutUint64(b[8:], uint64(d.Page))
+}
+
+// Decode reads d from v and verifies it. The error wraps ErrBadRecord.
+func (d *BadData) Decode(v []byte) error {
+	if len(v) != BadDataSize {
+		return bad("bad data", "length %d, not %d", len(v), BadDataSize)
+	}
+	d.Ino = Ino(binary.LittleEndian.Uint64(v[0:]))
+	d.Page = Page(binary.LittleEndian.Uint64(v[8:]))
+	if d.Ino == 0 || d.Ino == MaxIno || uint64(d.Page) >= 1<<52 {
+		return bad("bad data", "page %d of inode %d", d.Page, d.Ino)
+	}
+	return nil
 }

@@ -6,7 +6,7 @@ var (
 	_ [0]struct{} = [sbEnd - 168]struct{}{}
 	_ [0]struct{} = [sbLabel + MaxLabel - sbBlkSize]struct{}{}
 	_ [0]struct{} = [crEnd - CommitSize]struct{}{}
-	_ [0]struct{} = [crReserved + 24 - crRoots]struct{}{}
+	_ [0]struct{} = [crReserved + 16 - crRoots]struct{}{}
 	_ [0]struct{} = [rootLevel + 4 - rootSize]struct{}{}
 	_ [0]struct{} = [nodeHeader - 32]struct{}{}
 	_ [0]struct{} = [slValLen + 4 - slotSize]struct{}{}

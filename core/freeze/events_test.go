@@ -36,15 +36,15 @@ func TestEventsInOrder(t *testing.T) {
 		}
 		mustFreeze(t, f, Request{Holder: "b", Lease: time.Second, Join: true})
 		f.Renew(RenewRequest{Hold: h.ID, Lease: time.Minute})
-		if _, err := f.BeginImageRead(1); err != nil {
+		if _, err := f.BeginImageRead(1, "r"); err != nil {
 			t.Fatal(err)
 		}
-		f.BeginImageRead(2) // refused: no event
+		f.BeginImageRead(2, "r") // refused: no event
 		time.Sleep(time.Second)
 		mustThaw(t, f, ThawRequest{Hold: h.ID})
 		synctest.Wait()
 		f.Thaw(ThawRequest{})
-		f.BeginImageRead(1) // too late: no event
+		f.BeginImageRead(1, "r") // too late: no event
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
 		f.Freeze(ctx, ask("c", time.Minute))

@@ -79,6 +79,7 @@ type Freezer struct {
 	since  time.Time            // guarded by mu: when the present state began
 	timer  Timer                // guarded by mu: runs out at the earliest expiry; nil unless frozen
 	closed bool                 // guarded by mu
+	ending chan struct{}        // closed when Close begins
 }
 
 // freeze is one freeze from its request to its end.
@@ -96,6 +97,8 @@ type freeze struct {
 	holds    []*hold // guarded by Freezer.mu: all it ever had
 	standing int     // guarded by Freezer.mu: holds that have not ended
 	failure  error   // guarded by Freezer.mu: why it was rolled back
+
+	readers map[string]*reader // guarded by Freezer.mu: of its image, by name; nil once it has ended
 }
 
 // New makes a Freezer with all gates open.
@@ -112,7 +115,7 @@ func New(cfg Config) (*Freezer, error) {
 	setDefault(&cfg.MaxQueued, DefaultMaxQueued)
 	setDefault(&cfg.MaxHolds, DefaultMaxHolds)
 	setDefault(&cfg.MaxPast, DefaultMaxPast)
-	f := &Freezer{cfg: cfg, clock: cfg.Clock, nextID: max(cfg.NextID, 1), since: cfg.Clock.Now(),
+	f := &Freezer{cfg: cfg, clock: cfg.Clock, ending: make(chan struct{}), nextID: max(cfg.NextID, 1), since: cfg.Clock.Now(),
 		keys: make(map[string]*keyEntry), book: newBook(cfg.MaxPast)}
 	f.out.observer = cfg.Observer
 	f.rel.clock, f.rel.emit, f.rel.clients = f.clock, f.out.send, make(map[any]*workers)
@@ -138,6 +141,10 @@ func (f *Freezer) StartPageFault() *Gate { return f.startPageFault }
 
 // StartInternal is the gate of the file system's own work.
 func (f *Freezer) StartInternal() *Gate { return f.startInternal }
+
+// Closing is closed when Close begins: whoever waits for something else before a
+// gate or a freeze must wait no longer.
+func (f *Freezer) Closing() <-chan struct{} { return f.ending }
 
 // Level is who is held now.
 func (f *Freezer) Level() Level { return f.box.level() }
@@ -222,11 +229,23 @@ func (f *Freezer) eventLocked(kind EventKind, fr *freeze, h *hold, now time.Time
 	f.out.push(e)
 }
 
+// readsEventLocked queues an event about what a reader read of the image.
+func (f *Freezer) readsEventLocked(fr *freeze, u ImageReads, now time.Time) {
+	if f.cfg.Observer == nil {
+		return
+	}
+	r := f.recordLocked(fr)
+	f.out.push(Event{Kind: EventImageRead, Time: now, Freeze: &r, Reads: &u})
+}
+
 // Close ends what stands (as interrupted), rolls back what is being reached,
 // refuses what is queued and waits until every held caller was let go; ctx
 // bounds the wait. Afterwards the gates stay open and Freeze gives ErrClosed.
 func (f *Freezer) Close(ctx context.Context) error {
 	f.mu.Lock()
+	if !f.closed {
+		close(f.ending)
+	}
 	f.closed = true
 	for _, t := range f.queue {
 		close(t.turn) // t.fr is nil: the request sees that we are closed

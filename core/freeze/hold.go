@@ -122,6 +122,7 @@ func (f *Freezer) endLocked(fr *freeze, s State, now time.Time) {
 	fr.rec.BlockedTotal, fr.rec.LongestWait = f.lobby.letGo(fr.id, now)
 	fr.cancel(nil)
 	f.retireLocked(fr, now)
+	f.tellAllReadsLocked(fr, now)
 	f.eventLocked(EventThawed, fr, nil, now)
 	f.reportedLocked(fr, nil, now)
 	f.grantLocked()

@@ -32,22 +32,33 @@ func (f *Freezer) Done(id uint64) <-chan struct{} {
 	return closedChan
 }
 
-// BeginImageRead counts a read of the image of freeze id, tells the observer
-// (EventImageRead) and returns its Done.
+// Over is closed when freeze id ends, before its gates open, also if it is still
+// being reached and is then rolled back; closed already if it is neither.
+func (f *Freezer) Over(id uint64) <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.cur != nil && f.cur.id == id {
+		return f.cur.done
+	}
+	return closedChan
+}
+
+// BeginImageRead counts a request of a reader for the image of freeze id. What
+// it reads is told by Add. The observer hears of it as readers.go says.
 //
 // Errors, as *Refusal: ErrFreezeLost when the freeze does not stand any more,
 // ErrUnknownHold when there never was one of that id.
-func (f *Freezer) BeginImageRead(id uint64) (<-chan struct{}, error) {
+func (f *Freezer) BeginImageRead(id uint64, reader string) (*ImageRead, error) {
 	f.mu.Lock()
 	now := f.clock.Now()
 	f.expireLocked(now)
-	done, err := f.imageReadLocked(id, now)
+	r, err := f.imageReadLocked(id, reader, now)
 	f.mu.Unlock()
 	f.out.flush()
-	return done, err
+	return r, err
 }
 
-func (f *Freezer) imageReadLocked(id uint64, now time.Time) (<-chan struct{}, error) {
+func (f *Freezer) imageReadLocked(id uint64, reader string, now time.Time) (*ImageRead, error) {
 	fr := f.cur
 	switch {
 	case id == 0 || id >= f.nextID:
@@ -56,8 +67,9 @@ func (f *Freezer) imageReadLocked(id uint64, now time.Time) (<-chan struct{}, er
 		return nil, &Refusal{Err: ErrFreezeLost, FreezeID: id, Detail: "its image can be read only while it stands: freeze again"}
 	}
 	fr.rec.ImageReads++
-	f.eventLocked(EventImageRead, fr, nil, now)
-	return fr.done, nil
+	r := &ImageRead{f: f, fr: fr, by: fr.reader(reader)}
+	f.noteReadLocked(fr, r.by, 1, 0, now)
+	return r, nil
 }
 
 // RenewByReading prolongs a hold because its image is being read: to now plus

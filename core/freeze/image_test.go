@@ -14,18 +14,18 @@ func TestImageReads(t *testing.T) {
 				told = append(told, e)
 			}
 		}})
-		if _, err := f.BeginImageRead(1); err == nil {
+		if _, err := f.BeginImageRead(1, "r"); err == nil {
 			t.Error("read of a freeze that never was")
 		}
 		rec, h := mustFreeze(t, f, ask("a", time.Minute))
 		if f.Epoch() != rec.ID || !f.StillHeld(rec.ID) || f.StillHeld(rec.ID+1) || f.StillHeld(0) {
 			t.Error("epoch")
 		}
-		done, err := f.BeginImageRead(rec.ID)
+		read1, err := f.BeginImageRead(rec.ID, "r")
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = f.BeginImageRead(rec.ID + 1)
+		_, err = f.BeginImageRead(rec.ID+1, "r")
 		wantErr(t, err, ErrUnknownHold)
 		if n := f.Status().Freeze.ImageReads; n != 1 {
 			t.Errorf("%d reads", n)
@@ -55,17 +55,17 @@ func TestImageReads(t *testing.T) {
 			t.Errorf("expiry %v, not the cap", e)
 		}
 		select {
-		case <-done:
+		case <-read1.Done():
 			t.Error("done while frozen")
 		case <-f.Done(rec.ID + 1):
 		}
 		mustThaw(t, f, ThawRequest{Hold: h.ID})
-		<-done
+		<-read1.Done()
 		<-f.Done(rec.ID)
 		if f.StillHeld(rec.ID) || f.Epoch() != 0 {
 			t.Error("still held")
 		}
-		_, err = f.BeginImageRead(rec.ID)
+		_, err = f.BeginImageRead(rec.ID, "r")
 		wantErr(t, err, ErrFreezeLost)
 		rec2, _ := mustFreeze(t, f, ask("b", time.Minute))
 		if f.StillHeld(rec.ID) || !f.StillHeld(rec2.ID) {

@@ -2,9 +2,25 @@ package freeze
 
 import "time"
 
+// clockStep is from how far on a step of the wall clock is followed in what is
+// shown. Below it a clock is merely being disciplined.
+const clockStep = time.Second
+
+// onWall is the instant t as the wall clock reads now. Instants are compared by
+// their monotonic readings, which no step moves; but a time that was worked out
+// before the wall clock was set shows what the old clock would have read.
+func onWall(t, now time.Time) time.Time {
+	s := now.Add(t.Sub(now))
+	if d := s.Round(0).Sub(t.Round(0)); d < clockStep && d > -clockStep {
+		return t
+	}
+	return s
+}
+
 // expireLocked ends the holds whose expiry has come, whether their timer has
 // run or not (F7), and the freeze with the last of them. Every request calls it
-// before it judges anything.
+// before it judges anything. The expiry of those that stand follows the wall
+// clock: it is the same instant, under its present name.
 func (f *Freezer) expireLocked(now time.Time) {
 	fr := f.cur
 	if fr == nil || fr.rec.State != StateFrozen {
@@ -12,7 +28,11 @@ func (f *Freezer) expireLocked(now time.Time) {
 	}
 	ended := false
 	for _, h := range fr.holds {
-		if h.stands() && !now.Before(h.ExpiresAt) {
+		if !h.stands() {
+			continue
+		}
+		h.ExpiresAt = onWall(h.ExpiresAt, now)
+		if !now.Before(h.ExpiresAt) {
 			f.endHoldLocked(h, endExpired, "", h.ExpiresAt, now)
 			ended = true
 		}
@@ -131,7 +151,7 @@ func (f *Freezer) prolongLocked(h *hold, until, now time.Time) {
 
 // overCapLocked says how much longer a standing freeze may last.
 func (f *Freezer) overCapLocked(fr *freeze, holdID string, now time.Time) error {
-	last := fr.rec.FrozenAt.Add(f.cfg.MaxLease)
+	last := onWall(fr.rec.FrozenAt.Add(f.cfg.MaxLease), now)
 	return &Refusal{Err: ErrOverCap, FreezeID: fr.id, Since: fr.rec.FrozenAt, ExpiresAt: last, Hold: holdID,
 		Detail: "at most " + last.Sub(now).Truncate(time.Second).String() + " are left of " +
 			f.cfg.MaxLease.String() + " from the time it was frozen: ask for less"}

@@ -44,7 +44,7 @@ func TestExpiryIsExactWithoutTimer(t *testing.T) {
 			_, _, err := f.Renew(RenewRequest{Hold: h.ID, Lease: time.Minute})
 			return err
 		},
-		"image":   func(f *Freezer, h Hold) error { _, err := f.BeginImageRead(h.FreezeID); return err },
+		"image":   func(f *Freezer, h Hold) error { _, err := f.BeginImageRead(h.FreezeID, "r"); return err },
 		"reading": func(f *Freezer, h Hold) error { return f.RenewByReading(h.FreezeID, h.ID, "") },
 	} {
 		clock := &stoppedClock{now: time.Now()}

@@ -156,7 +156,9 @@ func (l *lobby) leave(h *held) bool {
 		}
 	}
 	l.mu.Unlock()
-	l.emit(released(h, waited, true))
+	if h.freezeID != 0 {
+		l.emit(released(h, waited, true))
+	}
 	return true
 }
 

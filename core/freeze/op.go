@@ -30,6 +30,7 @@ const (
 	OpReclaim
 	OpScrub
 	OpGrow
+	OpRetire // puts a block on the bad-block list
 	opCount
 )
 
@@ -40,6 +41,7 @@ var opNames = [opCount]string{ // immutable
 	OpSetattr: "setattr", OpSetxattr: "setxattr", OpRemovexattr: "removexattr",
 	OpMap: "map", OpUnmap: "unmap", OpStore: "store", OpSync: "sync", OpCommit: "commit",
 	OpAllocate: "allocate", OpReclaim: "reclaim", OpScrub: "scrub", OpGrow: "grow",
+	OpRetire: "retire",
 }
 
 // String is the operation's name as users see it.

@@ -1,6 +1,10 @@
 package freeze
 
-import "sort"
+import (
+	"sort"
+	"strconv"
+	"strings"
+)
 
 // restore remembers the holds of earlier lives of the process, so that a thaw
 // after a restart hears the truth. Whatever the ledger left open was ended by
@@ -13,7 +17,7 @@ func (f *Freezer) restore(past []PastHold) {
 		if a.FreezeID != b.FreezeID {
 			return a.FreezeID < b.FreezeID
 		}
-		return a.Since.Before(b.Since)
+		return holdNumber(a.ID) < holdNumber(b.ID) // not by time: the clock may have been set back between two
 	})
 	var fr *freeze
 	for i := range past {
@@ -27,6 +31,13 @@ func (f *Freezer) restore(past []PastHold) {
 		}
 		f.restoreHold(fr, p)
 	}
+}
+
+// holdNumber is the n of "12.n", 0 for an id that is not of that form.
+func holdNumber(id string) int {
+	_, n, _ := strings.Cut(id, ".")
+	v, _ := strconv.Atoi(n) // 0: it sorts first
+	return v
 }
 
 // freeze rebuilds what a thaw needs to know of a past freeze.

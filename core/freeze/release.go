@@ -118,7 +118,9 @@ func (r *releaser) work(client any, w *workers) {
 			if h.fate.CompareAndSwap(0, heldReleased) {
 				waited := r.clock.Now().Sub(h.Since)
 				h.resume()
-				r.emit(released(h, waited, false))
+				if h.freezeID != 0 { // else the gate had opened before it was parked: nobody was held
+					r.emit(released(h, waited, false))
+				}
 			}
 		}
 	}

@@ -36,7 +36,7 @@ type run struct {
 	mark        time.Time // when the present phase began
 	windowStart time.Time
 	frozenAt    time.Time
-	phases      [7]Phase
+	phases      [8]Phase
 	n           int    // phases finished
 	phase       string // the present one
 	passes      int
@@ -108,6 +108,9 @@ func (r *run) steps() error {
 	if err := r.shut(f.startWrite); err != nil {
 		return err
 	}
+	if err := r.collect(); err != nil {
+		return err
+	}
 	r.lap("pagefault")
 	if err := r.shut(f.startPageFault); err != nil {
 		return err
@@ -167,6 +170,9 @@ func (r *run) intent() error {
 
 // preclean runs the sync path with the gates open while a pass is worthwhile.
 func (r *run) preclean() error {
+	if c, ok := r.f.cfg.Target.(Collector); ok && c.Collects() {
+		c.Preclean(r.fr.ctx, r.fr.id)
+	}
 	last := ^uint64(0)
 	for r.passes < maxPasses && r.fr.ctx.Err() == nil {
 		inodes, pages := r.f.cfg.Target.Dirty()
@@ -195,6 +201,27 @@ func (r *run) shut(g *Gate) error {
 		_, r.waitingFor = g.Inside()
 	}
 	return err
+}
+
+// collect brings in what waits in caches in front of the file system: first
+// stores that were made before the freeze was requested belong to it.
+func (r *run) collect() error {
+	c, ok := r.f.cfg.Target.(Collector)
+	if !ok || !c.Collects() {
+		return nil
+	}
+	r.lap("collect")
+	// The deadline is for the cache to know what it may take; what ends the
+	// freeze is its timer.
+	ctx, cancel := context.WithTimeout(r.fr.ctx, r.fr.req.Patience-r.mark.Sub(r.fr.rec.RequestedAt))
+	defer cancel()
+	if err := c.Collect(ctx, r.fr.id); err != nil {
+		if ctx.Err() != nil {
+			<-r.fr.ctx.Done() // the patience is over: its timer says so
+		}
+		return r.targetFailed("the mount's write-back", err)
+	}
+	return nil
 }
 
 // sync is the sync path over what was dirtied since the pre-clean; the level is

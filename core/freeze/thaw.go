@@ -106,7 +106,7 @@ func (f *Freezer) thawNamedLocked(r ThawRequest, now time.Time) (ThawResult, err
 	switch {
 	case !h.stands() && h.End == endThawed:
 		return ThawResult{FreezeID: h.FreezeID, Hold: h.ID, Held: true,
-			Frozen: h.EndedAt.Sub(h.fr.rec.FrozenAt), Thawed: !f.frozenLocked()}, nil
+			Frozen: max(0, h.EndedAt.Sub(h.fr.rec.FrozenAt)), Thawed: !f.frozenLocked()}, nil // of an earlier life: by the wall clock
 	case !h.stands():
 		return ThawResult{}, f.lostLocked(h, now)
 	case r.Force:

@@ -116,6 +116,21 @@ type Target interface {
 	FinalCommit(ctx context.Context, freezeID uint64) (uint64, error)
 }
 
+// Collector is implemented by a target with a way in whose stores wait in a
+// cache of its own (the page cache behind a mount) until they are brought in.
+type Collector interface {
+	// Collects says whether there is such a way in now.
+	Collects() bool
+	// Preclean begins to bring them in, with the gates open. It does not fail:
+	// what it leaves is left to Collect.
+	Preclean(ctx context.Context, freezeID uint64)
+	// Collect brings them in at level Write: who modifies is held, and what the
+	// cache writes back enters by startPageFault, which is closed next. ctx's
+	// deadline is the end of the freeze's patience. Nil: all that the freeze
+	// promises of it is in.
+	Collect(ctx context.Context, freezeID uint64) error
+}
+
 // SyncOptions directs one pass of the sync path.
 type SyncOptions struct {
 	FreezeID uint64 // 0 outside a freeze
@@ -126,7 +141,7 @@ type SyncOptions struct {
 
 // Phase is one timed step on the way to Complete.
 type Phase struct {
-	Name     string // intent, preclean, write, pagefault, sync, fs, complete
+	Name     string // intent, preclean, write, collect, pagefault, sync, fs, complete
 	Duration time.Duration
 }
 
@@ -237,13 +252,14 @@ type Blocked struct {
 	Since time.Time
 }
 
-// Event is what the machine tells its observer: exactly one field besides Time
-// and Kind is set, by Kind.
+// Event is what the machine tells its observer. Which fields besides Time and
+// Kind are set depends on Kind.
 type Event struct {
 	Kind   EventKind
 	Time   time.Time
-	Freeze *Record      // every freeze and hold event: the freeze as it is now
-	Hold   *Hold        // hold events
+	Freeze *Record      // every event but released: the freeze as it is now
+	Hold   *Hold        // hold events, and reported
+	Reads  *ImageReads  // image_read
 	Wait   *BlockedDone // a caller was let go
 }
 
@@ -258,7 +274,7 @@ const (
 	EventHoldBegin  EventKind = "hold_begin"
 	EventHoldRenew  EventKind = "hold_renew"
 	EventHoldEnd    EventKind = "hold_end"
-	EventImageRead  EventKind = "image_read" // a read of its image was begun
+	EventImageRead  EventKind = "image_read" // a reader read of its image
 	EventReported   EventKind = "reported"   // it has ended, and somebody was told of all it lost
 	EventReleased   EventKind = "released"   // a held caller went on, or left
 )

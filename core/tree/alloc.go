@@ -40,6 +40,10 @@ type allocator struct {
 	pending []deferred // by rising generation; guarded by mu
 	dying   uint64     // blocks in pending; guarded by mu
 	spare   []run      // an empty list for the next generation; guarded by mu
+
+	// bad is the blocks that are never given away: true for those that belong to
+	// a file, which are retired when it gives them up. Guarded by mu.
+	bad map[format.Block]bool
 }
 
 // deferred is the blocks freed in one generation.
@@ -74,7 +78,7 @@ type laterBits struct {
 
 // newAllocator makes one with every block from first to total free.
 func newAllocator(first, total format.Block) *allocator {
-	a := &allocator{first: first}
+	a := &allocator{first: first, bad: make(map[format.Block]bool)}
 	a.extendLocked(total)
 	a.setLocked(0, uint64(first))
 	a.free -= uint64(first)
@@ -93,14 +97,55 @@ func (a *allocator) extendLocked(total format.Block) {
 		a.areas = append(a.areas, nil)
 		a.whole += areaChunks
 	}
-	if tail := uint64(total % areaBlocks); tail != 0 {
-		a.setLocked(total, areaBlocks-tail)
+	if total%areaBlocks != 0 {
+		a.closeLocked(total)
 	}
 	a.total = total
 	a.free += uint64(total - old)
 	a.avail.Add(int64(total - old))
-	a.floor.Store(min(max(int64(total)/64, 32), 64<<20/format.BlockSize))
+	a.floor.Store(emergencyFloor(total))
 	a.metaFloor = a.chunks()
+}
+
+// closeLocked marks all of b's area from b on as used: whole chunks at once, for
+// a small image is nearly all tail.
+func (a *allocator) closeLocked(b format.Block) {
+	ar := a.areaOf(b)
+	if in := uint64(b % chunkBlocks); in != 0 {
+		a.setLocked(b, chunkBlocks-in)
+	}
+	for c := (b%areaBlocks + chunkBlocks - 1) / chunkBlocks; c < areaChunks; c++ {
+		for w := range ar.used[c] {
+			ar.used[c][w] = ^uint64(0)
+		}
+		ar.free -= uint32(ar.chunkFree[c])
+		if ar.chunkFree[c] == chunkBlocks {
+			a.whole--
+		}
+		ar.chunkFree[c] = 0
+	}
+}
+
+// emergencyRecords is how many records an operation that makes room may touch
+// at once: taking a name away, with what it frees, is the largest of core's.
+const emergencyRecords = 9
+
+// emergencyGrowth is how many blocks of nodes such operations may take together
+// before they give any back: an unlink puts a record on the list of orphans, and
+// what the orphan owns is freed later. A node holds 85 of them at least.
+const emergencyGrowth = 16
+
+// emergencyFloor is how many blocks of an image of that size are kept for
+// emergency transactions: a 64th, at most 64 MiB. A small image keeps enough for
+// one of emergencyRecords, beside emergencyGrowth, in the deepest tree that it can
+// have: one with 1,000 nodes at least is needed for four levels, where most nodes
+// are sparse.
+func emergencyFloor(total format.Block) int64 {
+	depth := 3
+	if total >= 1024 {
+		depth = 4
+	}
+	return min(max(int64(total)/64, int64(worstNodes(emergencyRecords, depth)+emergencyGrowth)), 64<<20/format.BlockSize)
 }
 
 // chunks is the number of chunks, the last of which may be cut short.

@@ -5,6 +5,7 @@ import (
 	"math/bits"
 
 	"permafrost/core/format"
+	"permafrost/pmem/plant"
 )
 
 // keepCommits is how many commits after the one that freed a block must be
@@ -24,7 +25,7 @@ func (a *allocator) freeNode(b format.Block, gen format.Generation, born bool) e
 	if !a.inRangeLocked(b, 1) || !a.isLiveLocked(b, 1) {
 		return fmt.Errorf("free block %d of a tree node: %w", b, ErrBadFree)
 	}
-	if born {
+	if born || plant.On(plant.EarlyReuse) {
 		a.freeNowLocked(b, 1)
 	} else {
 		a.deferLocked(b, 1, gen)
@@ -47,7 +48,7 @@ func (a *allocator) freeData(b format.Block, n uint64, gen format.Generation) er
 	}
 	for n > 0 {
 		young, length := a.youngRunLocked(b, n, gen)
-		if young {
+		if young || plant.On(plant.EarlyReuse) {
 			a.freeNowLocked(b, length)
 		} else {
 			a.deferLocked(b, length, gen)
@@ -116,8 +117,7 @@ func (a *allocator) settle(durable format.Generation) {
 	done := 0
 	for ; done < len(a.pending) && a.pending[done].gen+keepCommits <= durable; done++ {
 		for _, r := range a.pending[done].runs {
-			a.freeNowLocked(r.start, r.n)
-			a.dying -= r.n
+			a.dying -= a.freeDyingLocked(r)
 		}
 		if runs := a.pending[done].runs; cap(runs) <= spareRuns {
 			a.spare = runs[:0]

@@ -50,7 +50,9 @@ type Report struct {
 	Counters   format.Counters // as the commit has them
 	Nodes      uint64          // visited
 	Records    uint64
-	Data       uint64 // blocks owned by records
+	Data       uint64         // blocks owned by records
+	Torn       []format.Block // slots of the ring that hold neither a whole commit nor nothing
+	Mended     []format.Block // slots of which one bit is wrong: as good as whole
 	Problems   []Problem
 	More       uint64 // problems beyond those listed
 }
@@ -87,14 +89,23 @@ func Check(m pmem.Medium, o CheckOptions) (*Report, error) {
 	for i := range format.Block(format.SuperblockCopies) {
 		sb, err := superblockAt(m, i)
 		switch {
+		case errors.Is(err, format.ErrNotOurs): // its advice is for an image that has none at all
+			c.r.add(i, Key{}, "superblock in block %d: its first bytes are damaged", i)
 		case err != nil:
-			c.r.add(i, Key{}, "superblock: %v", err)
+			c.r.add(i, Key{}, "superblock in block %d: %v", i, err)
 		case *sb != *im.super:
 			c.r.add(i, Key{}, "the superblocks differ")
 		}
 	}
+	c.r.Torn, c.r.Mended = im.torn, im.mended
+	for _, p := range im.unread { // no power cut does that
+		c.r.add(p.Block, p.Key, "%s", p.What)
+	}
 	if im.newest > rec.Generation+1 {
 		c.r.add(im.super.Ring, Key{}, "%d commit records behind generation %d are damaged", im.newest-rec.Generation, rec.Generation)
+	}
+	if err := roomToCount(im.super, rec); err != nil {
+		c.r.add(slotBlock(im.super, rec.Generation), Key{}, "%v", err)
 	}
 	c.walk()
 	if rec.Clean {
@@ -148,10 +159,11 @@ type checker struct {
 	rec     *format.CommitRecord
 	o       *CheckOptions
 	r       Report
-	found   *allocator // the blocks met
-	skipped bool       // a subtree could not be read: counts mean nothing
-	last    Key        // last record met
-	any     bool       // last is valid
+	found   *allocator            // the blocks met
+	again   map[format.Block]bool // nodes whose block had an owner before
+	skipped bool                  // a subtree could not be read: counts mean nothing
+	last    Key                   // last record met
+	any     bool                  // last is valid
 	pages   [format.MaxLevel + 1]format.Node
 }
 
@@ -201,6 +213,16 @@ func (c *checker) node(p format.Ptr, level int, low, high Key, root bool) {
 	}
 	if err := c.found.markUsed(p.Block, 1, true); err != nil {
 		c.r.add(p.Block, Key{}, "tree node: %v", err)
+		// It may be here for the second time, and what is below it too, once for
+		// every way that leads there: the third time ends it.
+		if c.again[p.Block] {
+			c.skipped = true
+			return
+		}
+		if c.again == nil {
+			c.again = make(map[format.Block]bool)
+		}
+		c.again[p.Block] = true
 	}
 	c.r.Nodes++
 	if c.o.Progress != nil && c.r.Nodes%progressEvery == 0 {
@@ -235,7 +257,10 @@ func (c *checker) read(p format.Ptr, level int, n *format.Node) error {
 	if _, err := c.m.ReadAt(n[:], int64(p.Block)*format.BlockSize); err != nil {
 		return err
 	}
-	return n.Verify(p, level)
+	if err := n.Verify(p, level); err != nil {
+		return err
+	}
+	return n.VerifyValues()
 }
 
 // leaf visits the records of a leaf.

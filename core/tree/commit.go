@@ -7,6 +7,7 @@ import (
 
 	"permafrost/core/format"
 	"permafrost/pmem"
+	"permafrost/pmem/plant"
 )
 
 // CommitOptions direct Commit.
@@ -89,7 +90,7 @@ func (s *Store) leadOrFollow(ctx context.Context, g format.Generation) (lead boo
 	if s.DurableGeneration() >= g {
 		return false, nil
 	}
-	if err := s.Err(); err != nil {
+	if err := s.Failed(); err != nil {
 		return false, stateError(err)
 	}
 	select {
@@ -170,6 +171,7 @@ func (s *Store) commitLocked(freezeID uint64, force bool) error {
 		return err
 	}
 	if err := s.write(g, nil); err != nil {
+		s.met(err)
 		return s.fail(fmt.Errorf("commit of generation %d: %w", g.gen, err))
 	}
 	s.publish(g)
@@ -183,7 +185,7 @@ func (s *Store) commitLocked(freezeID uint64, force bool) error {
 func (s *Store) seal(freezeID uint64, force bool) (*sealedGroup, error) {
 	s.groupMu.Lock()
 	defer s.groupMu.Unlock()
-	if err := s.usableLocked(); err != nil {
+	if err := s.sealableLocked(); err != nil {
 		return nil, err
 	}
 	return s.sealLocked(freezeID, force)
@@ -191,7 +193,7 @@ func (s *Store) seal(freezeID uint64, force bool) (*sealedGroup, error) {
 
 // sealLocked is seal. Needs groupMu exclusively.
 func (s *Store) sealLocked(freezeID uint64, force bool) (*sealedGroup, error) {
-	if s.o.OnSeal != nil {
+	if s.o.OnSeal != nil && !plant.On(plant.Deferred) {
 		tx := &Tx{s: s, gen: s.OpenGeneration(), seal: true}
 		err := s.o.OnSeal(tx)
 		tx.End()
@@ -199,7 +201,7 @@ func (s *Store) sealLocked(freezeID uint64, force bool) (*sealedGroup, error) {
 			return nil, s.fail(fmt.Errorf("write the deferred records: %w", err))
 		}
 	}
-	if f := s.Err(); f != nil {
+	if f := s.Failed(); f != nil {
 		return nil, stateError(f)
 	}
 	if !s.dirty.Load() && !force {
@@ -244,16 +246,33 @@ func (s *Store) write(g *sealedGroup, save func(b pmem.Batch, rec *format.Commit
 			return err
 		}
 	}
-	if err := b.Fence(); err != nil {
-		return fmt.Errorf("fence of the nodes: %w", err)
+	if plant.On(plant.RecordFirst) {
+		if err := s.recordFirst(rec); err != nil {
+			return err
+		}
+	}
+	if !plant.On(plant.NodeFence) {
+		if err := b.Fence(); err != nil {
+			return fmt.Errorf("fence of the nodes: %w", err)
+		}
 	}
 	if err := writeSlot(b, &s.super, rec); err != nil {
 		return err
+	}
+	if plant.On(plant.RecordFence) {
+		return nil
 	}
 	if err := b.Fence(); err != nil {
 		return fmt.Errorf("fence of the commit record: %w", err)
 	}
 	return nil
+}
+
+// recordFirst is the planted fault of that name.
+func (s *Store) recordFirst(rec *format.CommitRecord) error {
+	b := s.m.Begin()
+	defer b.End()
+	return errors.Join(writeSlot(b, &s.super, rec), b.Fence())
 }
 
 // slotBlock is the ring's block for generation g.
@@ -365,6 +384,7 @@ func (s *Store) publish(g *sealedGroup) {
 	s.spare.nodes = s.pool.giveAll(s.spare.nodes)
 	s.treeMu.Unlock()
 	s.last = g.rec
+	s.setNewest(&g.rec)
 	s.freezeID.Store(g.freezeID)
 	s.durable.Store(uint64(g.gen))
 	s.alloc.settle(g.gen)

@@ -252,8 +252,8 @@ func TestHalfTransaction(t *testing.T) {
 	if err := tx.Put(Key{Ino: 300}, nil); !errors.Is(err, format.ErrDamaged) {
 		t.Fatalf("put into a damaged leaf: %v", err)
 	}
-	if s.Err() != nil {
-		t.Fatal("nothing was changed, and yet the ERROR state")
+	if s.Failed() != nil || s.Err() == nil {
+		t.Fatal("nothing was changed: damage (T14), and not the ERROR state: ", s.Failed(), s.Err())
 	}
 	if err := tx.Put(Key{Ino: 1}, []byte("x")); err != nil {
 		t.Fatal(err)

@@ -41,6 +41,7 @@ func (t *Tx) Delete(k Key) (deleted bool, err error) {
 	}
 	deleted, err = t.delete(k)
 	if err != nil {
+		t.s.met(err)
 		return false, t.failed(fmt.Errorf("delete %v: %w", k, err))
 	}
 	if deleted {
@@ -86,6 +87,7 @@ func (t *Tx) DeleteRange(from, to Key, limit int, fn func(k Key, v []byte)) (n i
 	for n < limit && from.Less(to) {
 		i, j, next, err := t.deleteFromLeaf(from, to, limit-n, page)
 		if err != nil {
+			t.s.met(err)
 			return n, t.failed(fmt.Errorf("delete range %v to %v: %w", from, to, err))
 		}
 		if j > i {
@@ -192,7 +194,7 @@ func (t *Tx) removeChildLocked(parent *heapNode, at int) error {
 
 // mergeLocked merges n, child at of parent, with a neighbour if both together
 // leave room. A neighbour that cannot be read is left alone: merging is a
-// nicety, and whoever needs that node will hear of it.
+// nicety. But it is damage (T14).
 func (t *Tx) mergeLocked(n, parent *heapNode, at int) (bool, error) {
 	level := n.page.Level()
 	page := pages.Get().(*format.Node)
@@ -220,6 +222,11 @@ func (t *Tx) mergeLocked(n, parent *heapNode, at int) (bool, error) {
 
 // peekLocked copies the node that p points to into page.
 func (s *Store) peekLocked(p format.Ptr, level int, page *format.Node) (err error) {
+	defer func() {
+		if err != nil {
+			s.met(err)
+		}
+	}()
 	prev := pmem.CatchFaults()
 	defer pmem.Caught(prev, s.m, &err)
 	n, err := s.view(p, level)

@@ -44,14 +44,21 @@
 //   - T13. All keys below a child are at least the child's key in its parent and
 //     less than the next one. A Put below a node's first key lowers that key.
 //     Only a root leaf is empty.
+//   - T14. Metadata that cannot be read (a checksum or a rule that is broken, a page
+//     that faults), met by a lookup, a change, a commit or the scrub, is named to
+//     the caller and ends all changes: Begin returns ErrState from then on. What
+//     was changed before is whole and is committed still, by whoever waits for it;
+//     Close writes no snapshot, so that the next mount walks the tree.
 //
 // # Locks, in the order they are taken
 //
 //	Store.commitSem   one committer: everything between sealing and publishing
+//	Store.shortMu     who begins a transaction while space is short
 //	Store.groupMu     shared by open transactions, exclusive to seal
 //	Store.treeMu      the tree, the open group, which group is sealed
 //	allocator.mu      blocks
 //	Store.pubMu       who waits for a generation
+//	harm.mu, Store.newestMu  leaves
 //
 // A goroutine has at most one transaction open and starts no commit inside it.
 // Begin waits for a seal, and a seal for every open transaction: so whoever

@@ -27,6 +27,8 @@ var (
 	ErrBadRange = errors.New("blocks out of range")
 	// ErrBadFree: a block was freed that is not in use, or twice.
 	ErrBadFree = errors.New("block freed that was not in use")
+	// ErrInUse: a block that was to be free belongs to somebody.
+	ErrInUse = errors.New("block in use")
 	// ErrEnded: the transaction has ended.
 	ErrEnded = errors.New("the transaction has ended")
 )

@@ -10,3 +10,7 @@ func (t *Tx) Fail(err error) {
 		_ = t.s.fail(fmt.Errorf("a transaction failed half way: %w", err)) // told by the next Begin, Commit or Err
 	}
 }
+
+// Fail enters the ERROR state for a fence that failed (T11), unless there is a
+// cause already.
+func (s *Store) Fail(err error) { _ = s.fail(err) } // told by the next Begin, Commit or Err

@@ -24,6 +24,7 @@ func (t *Tx) Put(k Key, v []byte) error {
 		return fmt.Errorf("put %v: %w", k, ErrBadRecord)
 	}
 	if err := t.put(k, v); err != nil {
+		t.s.met(err)
 		return t.failed(fmt.Errorf("put %v: %w", k, err))
 	}
 	t.touch()

@@ -34,7 +34,15 @@ func (s *Store) leafLocked(k Key) (*format.Node, Key, error) {
 // Get returns a copy of k's value, appended to buf[:0].
 //
 // Errors: ErrNotFound, ErrClosed, *format.DamageError, *pmem.MediaError.
-func (s *Store) Get(k Key, buf []byte) (v []byte, err error) {
+func (s *Store) Get(k Key, buf []byte) ([]byte, error) {
+	v, err := s.get(k, buf)
+	if err != nil && err != ErrNotFound {
+		s.met(err)
+	}
+	return v, err
+}
+
+func (s *Store) get(k Key, buf []byte) (v []byte, err error) {
 	prev := pmem.CatchFaults()
 	defer pmem.Caught(prev, s.m, &err)
 	s.treeMu.RLock()
@@ -64,7 +72,15 @@ func (s *Store) Get(k Key, buf []byte) (v []byte, err error) {
 // appended to buf[:0].
 //
 // Errors: as Get.
-func (s *Store) SeekLE(k Key, buf []byte) (found Key, v []byte, err error) {
+func (s *Store) SeekLE(k Key, buf []byte) (Key, []byte, error) {
+	found, v, err := s.seekLE(k, buf)
+	if err != nil && err != ErrNotFound {
+		s.met(err)
+	}
+	return found, v, err
+}
+
+func (s *Store) seekLE(k Key, buf []byte) (found Key, v []byte, err error) {
 	prev := pmem.CatchFaults()
 	defer pmem.Caught(prev, s.m, &err)
 	s.treeMu.RLock()
@@ -129,6 +145,7 @@ func (s *Store) Scan(from, to Key, fn func(k Key, v []byte) bool) error {
 	for from.Less(to) {
 		next, err := s.copyLeaf(from, page)
 		if err != nil {
+			s.met(err)
 			return fmt.Errorf("scan from %v: %w", from, err)
 		}
 		i, _ := page.Find(from)

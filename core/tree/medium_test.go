@@ -22,6 +22,7 @@ type heapMedium struct {
 	durable []byte             // nil: not kept
 	pending map[int64]struct{} // lines written and not fenced
 	onWrite func(off int64, p []byte) error
+	onRead  func(off int64) error
 	onFence func() error
 	domain  pmem.Domain
 }
@@ -59,6 +60,11 @@ func (m *heapMedium) Grow(size int64) error {
 func (m *heapMedium) ReadAt(p []byte, off int64) (int, error) {
 	if off < 0 || off+int64(len(p)) > int64(len(m.data)) {
 		return 0, fmt.Errorf("read at %d: %w", off, pmem.ErrOutOfRange)
+	}
+	if m.onRead != nil {
+		if err := m.onRead(off); err != nil {
+			return 0, err
+		}
 	}
 	return copy(p, m.data[off:]), nil
 }

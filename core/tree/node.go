@@ -144,6 +144,17 @@ func (m verifiedMap) set(b format.Block) {
 	}
 }
 
+// unset makes the next lookup verify b again.
+func (m verifiedMap) unset(b format.Block) {
+	if int(b/verifiedPart) >= len(m) {
+		return
+	}
+	if p := m[b/verifiedPart].Load(); p != nil {
+		b %= verifiedPart
+		p[b/64].And(^(uint64(1) << (b % 64)))
+	}
+}
+
 // view is the node that p points to, at the given level, wherever it lives.
 // Needs treeMu, shared or not; the node must not be used outside it.
 func (s *Store) view(p format.Ptr, level int) (*format.Node, error) {
@@ -168,7 +179,16 @@ func (s *Store) media(p format.Ptr, level int) (*format.Node, error) {
 		if err := n.Verify(p, level); err != nil {
 			return nil, err
 		}
+		if level == 0 && n.Count() == 0 && p.Block != s.root.Block {
+			return nil, damaged(p.Block, "an empty leaf that is not the root") // T13
+		}
 		s.verified.set(p.Block)
+	}
+	// Two pointers of a damaged tree may lead to one node. Verified for one, it
+	// need not be what the other means.
+	if n.Level() != level || n.Birth() != p.Birth {
+		return nil, damaged(p.Block, "a tree node of level %d and generation %d where level %d and generation %d were expected",
+			n.Level(), n.Birth(), level, p.Birth)
 	}
 	return n, nil
 }

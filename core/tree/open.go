@@ -48,14 +48,17 @@ func open(m pmem.Medium, o Options) (*Store, error) {
 		return nil, err
 	}
 	if !o.ReadOnly {
+		if err := roomToCount(im.super, &s.mount.commit); err != nil {
+			return nil, err
+		}
 		if err := s.readAllocator(); err != nil {
 			return nil, err
 		}
-		if err := s.settle(); err != nil {
+		if err := s.settle(im.newest); err != nil {
 			return nil, err
 		}
 	}
-	s.countBadBlocks()
+	s.loadBadBlocks()
 	s.mount.recovery = time.Since(start)
 	return s, nil
 }
@@ -69,16 +72,23 @@ func (s *Store) mountNewest(im *image) error {
 		if err == nil {
 			s.mount.commit = *rec
 			for _, r := range im.commits { // those that the mount falls back over count as well
-				s.mount.lastFreeze = max(s.mount.lastFreeze, r.LastFreezeID, r.FreezeID)
+				if id := max(r.LastFreezeID, r.FreezeID); id <= format.MaxNumber-RoomToCount {
+					s.mount.lastFreeze = max(s.mount.lastFreeze, id)
+				}
 			}
 			s.mount.fellBack = int(im.newest - rec.Generation)
 			s.last = *rec
 			s.last.LastFreezeID = s.mount.lastFreeze
+			s.setNewest(rec)
 			s.counters.set(&rec.Counters)
 			s.durable.Store(uint64(rec.Generation))
 			s.freezeID.Store(rec.FreezeID)
-			s.open, s.spare = &group{gen: im.newest + 1}, &group{}
-			s.openGen.Store(uint64(im.newest + 1))
+			next := im.newest + 1
+			if rec == im.commits[0] {
+				next = rec.Generation + 1 // all that lies between is torn
+			}
+			s.open, s.spare = &group{gen: next}, &group{}
+			s.openGen.Store(uint64(next))
 			return nil
 		}
 		if first == nil {
@@ -99,14 +109,19 @@ func (s *Store) verifyRoot() (err error) {
 // two commits that the next mount may fall back to are the mounted one, and
 // blocks that only its predecessors used may be reused (T5). It also makes the
 // snapshot of a clean unmount void before the first change.
-func (s *Store) settle() error {
+//
+// Records that a power cut has torn, up to generation newest, are written over
+// first, in order: a power cut in the middle of that tears again what was torn
+// before, so that crash upon crash never leaves more of them behind the newest
+// whole record than one commit under way can.
+func (s *Store) settle(newest format.Generation) error {
 	b := s.m.Begin()
 	defer b.End()
 	rec := s.mount.commit
 	rec.LastFreezeID = s.mount.lastFreeze
 	rec.FreezeID, rec.Clean, rec.Snapshot, rec.SnapshotPages = 0, false, 0, 0
 	rec.Generation = s.open.gen - 1
-	for range keepCommits {
+	for n := 0; n < keepCommits || rec.Generation < newest; n++ {
 		rec.Generation++
 		rec.TimeNS = s.now().UnixNano()
 		if err := writeSlot(b, &s.super, &rec); err != nil {
@@ -117,6 +132,7 @@ func (s *Store) settle() error {
 		}
 	}
 	s.last = rec
+	s.setNewest(&rec)
 	s.freezeID.Store(0)
 	s.durable.Store(uint64(rec.Generation))
 	s.openGen.Store(uint64(rec.Generation + 1))
@@ -150,7 +166,7 @@ func (s *Store) Close(ctx context.Context) error {
 func (s *Store) closeLocked() error {
 	s.groupMu.Lock()
 	defer s.groupMu.Unlock()
-	err := s.usableLocked()
+	err := s.sealableLocked()
 	s.closed = true
 	if errors.Is(err, ErrReadOnly) {
 		return nil
@@ -162,10 +178,18 @@ func (s *Store) closeLocked() error {
 	if err != nil {
 		return err
 	}
-	if err := s.write(g, s.saveAllocator); err != nil {
+	save := s.saveAllocator
+	if s.harm.first() != nil {
+		save = nil // so that the next mount walks the tree, and finds the damage
+	}
+	if err := s.write(g, save); err != nil {
+		s.met(err)
 		return s.fail(fmt.Errorf("commit of generation %d: %w", g.gen, err))
 	}
 	s.publish(g)
+	if err := s.harm.first(); err != nil {
+		return stateError(err)
+	}
 	return nil
 }
 

@@ -14,6 +14,9 @@ type image struct {
 	superCopy bool                   // the primary superblock is damaged
 	commits   []*format.CommitRecord // usable, newest first: at most MaxFallback+1
 	newest    format.Generation      // greatest generation that may have been durable
+	torn      []format.Block         // slots that are neither whole nor empty, and can be read
+	mended    []format.Block         // slots of which one bit is wrong: as good as whole
+	unread    []Problem              // slots that the medium does not give
 }
 
 // readImage reads the superblock and the ring.
@@ -32,6 +35,19 @@ func readImage(m pmem.Medium) (*image, error) {
 		return nil, err
 	}
 	return im, nil
+}
+
+// RoomToCount is how far below format.MaxNumber generations, freeze ids and the
+// next inode number of a commit are that may be gone on from: nobody counts so
+// far, and none of them passes the bound.
+const RoomToCount = 1 << 32
+
+// roomToCount refuses a commit whose numbers were never reached by counting.
+func roomToCount(sb *format.Superblock, rec *format.CommitRecord) error {
+	if most := max(uint64(rec.Generation), rec.LastFreezeID, rec.FreezeID, uint64(rec.Counters.NextIno)); most > format.MaxNumber-RoomToCount {
+		return damaged(slotBlock(sb, rec.Generation), "a generation, freeze id or inode number of %d leaves no room to count on", most)
+	}
+	return nil
 }
 
 // readSuperblock is the primary superblock or, if that is damaged, its copy.
@@ -64,6 +80,41 @@ func superblockAt(m pmem.Medium, i format.Block) (*format.Superblock, error) {
 	return format.DecodeSuperblock(i, &page)
 }
 
+// slot is what a slot of the ring holds: a record, nothing, or neither.
+type slot struct {
+	rec    *format.CommitRecord
+	mended bool  // one bit of the record is wrong
+	empty  bool  // never written
+	err    error // why it holds neither a record nor nothing
+	unread bool  // err is the medium's
+}
+
+// readSlot reads the slot in block b.
+func readSlot(m pmem.Medium, sb *format.Superblock, b format.Block) (s slot) {
+	var buf [format.CommitSize]byte
+	if _, err := m.ReadAt(buf[:], int64(b)*format.BlockSize); err != nil {
+		return slot{err: err, unread: true}
+	}
+	if format.CommitEmpty(&buf) {
+		return slot{empty: true}
+	}
+	rec, err := format.DecodeCommit(b, &buf)
+	if err != nil {
+		if rec, s.err = format.MendCommit(b, &buf); s.err != nil {
+			return slot{err: err}
+		}
+		s.mended = true
+	}
+	switch {
+	case slotBlock(sb, rec.Generation) != b:
+		return slot{err: damaged(b, "generation %d belongs in block %d", rec.Generation, slotBlock(sb, rec.Generation))}
+	case rec.Blocks > sb.Blocks:
+		return slot{err: damaged(b, "a commit of an image of %d blocks", rec.Blocks)}
+	}
+	s.rec = rec
+	return s
+}
+
 // readRing finds the commits that may be mounted. A slot that is neither whole
 // nor empty may be the newest commit, torn or damaged; as many of them as stand
 // behind the newest whole one count as fallen back over (T5).
@@ -74,19 +125,18 @@ func (im *image) readRing(m pmem.Medium) error {
 	var newest *format.CommitRecord
 	for i := range slots {
 		b := sb.Ring + format.Block(i)
-		var buf [format.CommitSize]byte
-		if _, err := m.ReadAt(buf[:], int64(b)*format.BlockSize); err != nil {
-			torn[i] = true
-			continue
+		sl := readSlot(m, sb, b)
+		if sl.mended {
+			im.mended = append(im.mended, b)
 		}
-		rec, err := format.DecodeCommit(b, &buf)
-		if err != nil || slotBlock(sb, rec.Generation) != b || rec.Blocks > sb.Blocks {
-			torn[i] = !format.CommitEmpty(&buf)
-			continue
+		if torn[i] = sl.err != nil; sl.unread {
+			im.unread = append(im.unread, Problem{Block: b, What: fmt.Sprintf("commit slot: %v", sl.err)})
+		} else if torn[i] {
+			im.torn = append(im.torn, b)
 		}
-		slots[i] = rec
-		if newest == nil || rec.Generation > newest.Generation {
-			newest = rec
+		slots[i] = sl.rec
+		if sl.rec != nil && (newest == nil || sl.rec.Generation > newest.Generation) {
+			newest = sl.rec
 		}
 	}
 	if newest == nil {

@@ -218,12 +218,12 @@ func TestDamage(t *testing.T) {
 		{"cut to nothing", func(m *heapMedium) { m.data = m.data[:100] }, format.ErrTooSmall, false},
 		{"ring", func(m *heapMedium) {
 			for g := range format.Generation(im.super.Slots) {
-				m.data[at(slotBlock(im.super, g), 20)] ^= 1
+				m.data[at(slotBlock(im.super, g), 20)] ^= 3 // two bits: one would be mended
 			}
 		}, format.ErrDamaged, false},
 		{"three newest slots", func(m *heapMedium) {
 			for back := range format.Generation(3) {
-				m.data[at(slotBlock(im.super, rec.Generation-back), 20)] ^= 1
+				m.data[at(slotBlock(im.super, rec.Generation-back), 20)] ^= 3
 			}
 		}, format.ErrDamaged, false},
 		{"newest root", func(m *heapMedium) { m.data[at(rootBlock, 2000)] ^= 1 }, nil, true},
@@ -314,67 +314,6 @@ func TestEveryByte(t *testing.T) {
 			t.Fatalf("nobody noticed byte %d of block %d", off%format.BlockSize, off/format.BlockSize)
 		}
 	}
-}
-
-// TestNewerFormat: what this program does not know is refused, or read only.
-func TestNewerFormat(t *testing.T) {
-	for _, c := range []struct {
-		name     string
-		change   func(sb *format.Superblock)
-		readOnly bool // may be opened so
-	}{
-		{"version", func(sb *format.Superblock) { sb.Version++ }, false},
-		{"incompatible feature", func(sb *format.Superblock) { sb.Incompat = 1 << 9 }, false},
-		{"read-only feature", func(sb *format.Superblock) { sb.ROCompat = 1 << 9 }, true},
-	} {
-		m := sample(t)
-		im, err := readImage(m)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.change(im.super)
-		if err := writeSuperblocks(m.Begin(), im.super); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := Open(m, testOptions()); !errors.Is(err, format.ErrNewerFormat) {
-			t.Fatalf("%s: %v", c.name, err)
-		}
-		if _, err := Open(m, Options{ReadOnly: true}); c.readOnly != (err == nil) {
-			t.Fatalf("%s, read-only: %v", c.name, err)
-		}
-	}
-}
-
-// TestTornSlot tears the newest commit record at every line: the one before is
-// mounted.
-func TestTornSlot(t *testing.T) {
-	m := mkfs(t, 1<<20)
-	s := mustOpen(t, m, testOptions())
-	put(t, s, Key{Ino: 1}, []byte("one"))
-	checkStore(t, s)
-	g := s.DurableGeneration()
-	before := m.clone()
-	put(t, s, Key{Ino: 1}, []byte("two"))
-	checkStore(t, s)
-	slot := int64(slotBlock(&s.super, g+1)) * format.BlockSize
-	for cut := int64(0); cut <= format.CommitSize; cut += line {
-		c := m.clone()
-		copy(c.data[slot+cut:slot+format.CommitSize], before.data[slot+cut:])
-		// The rest of the record is zero, so some cuts leave it whole.
-		want, torn := "one", !bytes.Equal(c.data, m.data)
-		if !torn {
-			want = "two"
-		}
-		r := mustOpen(t, c, testOptions())
-		if v, err := r.Get(Key{Ino: 1}, nil); err != nil || string(v) != want {
-			t.Fatalf("cut at %d: %q, %v", cut, v, err)
-		}
-		if back := r.Info().FellBack; (back > 0) != (torn && cut > 0) {
-			t.Fatalf("cut at %d: fell back %d", cut, back)
-		}
-		finish(t, r, c)
-	}
-	finish(t, s, m)
 }
 
 // TestProgress: a rebuild says how far it is and how long it took.

@@ -40,7 +40,7 @@ var ErrUnsteady = errors.New("the image does not read the same twice; copy it to
 // are written to blocks outside Keep. What cannot be read is not part of it.
 //
 // Order: every node, fence, one commit record, fence: a crash in between
-// leaves the image as it was. Only then follow more records of the new tree:
+// leaves the file system as it was. Only then follow more records of the new tree:
 // two, so that the next mount cannot fall back to another, and as many as it
 // takes to write over every damaged slot. One that stayed would look like a
 // newer commit when the ring comes round to it.
@@ -297,7 +297,9 @@ func (w *rewriter) commit(root format.Root) (*format.CommitRecord, error) {
 	rec.Roots[0] = root
 	for i := range w.s.slots { // an id that was given stays given
 		if r := w.s.slots[i].Record; r != nil {
-			rec.LastFreezeID = max(rec.LastFreezeID, r.LastFreezeID, r.FreezeID)
+			if id := max(r.LastFreezeID, r.FreezeID); id <= format.MaxNumber-RoomToCount {
+				rec.LastFreezeID = max(rec.LastFreezeID, id)
+			}
 		}
 	}
 	if err := w.b.Fence(); err != nil {

@@ -26,6 +26,7 @@ type Salvage struct {
 type Slot struct {
 	Block  format.Block
 	Record *format.CommitRecord // nil if there is none that holds
+	Mended bool                 // one bit of the record is wrong; Record has it right
 	Empty  bool                 // never written
 	Err    error                // why there is no record; nil if Empty
 	Root   error                // why the root of Record cannot be read
@@ -95,26 +96,11 @@ func (s *Salvage) readSlots() {
 	for i := range s.slots {
 		l := &s.slots[i]
 		l.Block = s.super.Ring + format.Block(i)
-		var buf [format.CommitSize]byte
-		if _, err := s.m.ReadAt(buf[:], int64(l.Block)*format.BlockSize); err != nil {
-			l.Err = err
-			continue
-		}
-		if l.Empty = format.CommitEmpty(&buf); l.Empty {
-			continue
-		}
-		rec, err := format.DecodeCommit(l.Block, &buf)
-		switch {
-		case err != nil:
-			l.Err = err
-		case slotBlock(&s.super, rec.Generation) != l.Block:
-			l.Err = damaged(l.Block, "generation %d belongs in block %d", rec.Generation, slotBlock(&s.super, rec.Generation))
-		case rec.Blocks > s.super.Blocks:
-			l.Err = damaged(l.Block, "a commit of an image of %d blocks", rec.Blocks)
-		default:
-			l.Record = rec
+		sl := readSlot(s.m, &s.super, l.Block)
+		l.Record, l.Mended, l.Empty, l.Err = sl.rec, sl.mended, sl.empty, sl.err
+		if l.Record != nil {
 			var n format.Node
-			l.Root = s.read(rec.Roots[0].Ptr, int(rec.Roots[0].Level), &n)
+			l.Root = s.read(l.Record.Roots[0].Ptr, int(l.Record.Roots[0].Level), &n)
 		}
 	}
 	im := &image{super: &s.super}
@@ -181,7 +167,10 @@ func (s *Salvage) read(p format.Ptr, level int, n *format.Node) error {
 	if _, err := s.m.ReadAt(n[:], int64(p.Block)*format.BlockSize); err != nil {
 		return err
 	}
-	return n.Verify(p, level)
+	if err := n.Verify(p, level); err != nil {
+		return err
+	}
+	return n.VerifyValues()
 }
 
 // salvageWalk is one Walk.

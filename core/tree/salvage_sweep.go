@@ -105,7 +105,7 @@ func (s *Salvage) readStray(b format.Block, n *format.Node) bool {
 	if _, err := s.m.ReadAt(n[:], int64(b)*format.BlockSize); err != nil {
 		return false
 	}
-	return n.Block() == b && n.Level() <= 1 && n.VerifySelf(b) == nil && n.Count() > 0
+	return n.Block() == b && n.Level() <= 1 && n.VerifySelf(b) == nil && n.VerifyValues() == nil && n.Count() > 0
 }
 
 // consider notes a node that may have stood below the hole.

@@ -293,14 +293,17 @@ func TestMediaError(t *testing.T) {
 			t.Fatalf("%s: %v", what, err)
 		}
 	}
+	tx, err := s.Begin(Reserve{Nodes: 10}) // before anybody meets the damage (T14)
+	if err != nil {
+		t.Fatal(err)
+	}
 	_, err = s.Get(Key{Ino: 1000}, nil)
 	want("get", err)
 	_, _, err = s.SeekLE(Key{Ino: 1000}, nil)
 	want("seek", err)
 	want("scan", s.Scan(Key{}, format.MaxKey, func(Key, []byte) bool { return true }))
-	tx, err := s.Begin(Reserve{Nodes: 10})
-	if err != nil {
-		t.Fatal(err)
+	if _, err := s.Begin(Reserve{Nodes: 10}); !errors.Is(err, ErrState) {
+		t.Fatalf("begin after damage was met: %v", err)
 	}
 	want("put", tx.Put(Key{Ino: 1000}, nil))
 	_, err = tx.Delete(Key{Ino: 1000})
@@ -308,9 +311,10 @@ func TestMediaError(t *testing.T) {
 	_, err = tx.DeleteRange(Key{}, format.MaxKey, 10, nil)
 	want("delete range", err)
 	tx.End()
-	if s.Err() != nil {
-		t.Fatalf("nothing was changed: %v", s.Err())
+	if s.Failed() != nil {
+		t.Fatalf("nothing was changed: %v", s.Failed())
 	}
+	want("the reason", s.Err())
 	if err := os.Truncate(path, 4<<20); err != nil { // the lost part reads as zeros
 		t.Fatal(err)
 	}

@@ -50,6 +50,8 @@ type Store struct {
 	last      format.CommitRecord // newest durable commit; guarded by commitSem
 	sealing   sealedGroup         // the group being committed; guarded by commitSem
 
+	// shortMu is held by who begins a transaction while space is short.
+	shortMu sync.Mutex
 	// groupMu is shared by every open transaction and held exclusively to seal.
 	groupMu sync.RWMutex
 	closed  bool // no transaction begins any more; guarded by groupMu
@@ -78,6 +80,10 @@ type Store struct {
 	pubWake chan struct{} // closed at the next publish; nil if nobody waits; guarded by pubMu
 
 	failure atomic.Pointer[error] // the ERROR state's cause, set once (T11)
+	harm    harm                  // metadata that could not be read (T14)
+
+	newestMu sync.Mutex // a leaf
+	newest   newestRoot // guarded by newestMu
 }
 
 // mountFacts is what Open found out.
@@ -172,8 +178,17 @@ func (s *Store) Dirty() bool { return s.dirty.Load() }
 // should be committed soon; Begin does it when it must (T6).
 func (s *Store) CommitNeeded() <-chan struct{} { return s.wakeup }
 
-// Err is the cause of the ERROR state, or nil (T11).
+// Err is why nothing can be changed any more, or nil: the cause of the ERROR
+// state (T11), or else the first damage met (T14).
 func (s *Store) Err() error {
+	if err := s.Failed(); err != nil {
+		return err
+	}
+	return s.harm.first()
+}
+
+// Failed is the cause of the ERROR state, or nil (T11): commits fail, too.
+func (s *Store) Failed() error {
 	if p := s.failure.Load(); p != nil {
 		return *p
 	}
@@ -188,11 +203,22 @@ func (s *Store) fail(err error) error {
 	return stateError(err)
 }
 
-// usable is the error of a change tried now, or nil. Needs groupMu.
+// usableLocked is the error of a change tried now, or nil. Needs groupMu.
 func (s *Store) usableLocked() error {
+	if err := s.sealableLocked(); err != nil {
+		return err
+	}
+	if err := s.harm.first(); err != nil {
+		return stateError(err)
+	}
+	return nil
+}
+
+// sealableLocked is the error of a commit tried now, or nil. Needs groupMu.
+func (s *Store) sealableLocked() error {
 	switch {
 	case s.failure.Load() != nil:
-		return stateError(s.Err())
+		return stateError(s.Failed())
 	case s.closed:
 		return ErrClosed
 	case s.o.ReadOnly:

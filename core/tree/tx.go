@@ -36,10 +36,12 @@ func (s *Store) NodesFor(records int) int {
 	s.treeMu.RLock()
 	depth := int(s.root.Level) + 1
 	s.treeMu.RUnlock()
-	// A Put copies its path and may split every node of it; the tree may grow
-	// by a level meanwhile.
-	return records*2*depth + 2
+	return worstNodes(records, depth)
 }
+
+// worstNodes is NodesFor in a tree of depth levels. A Put copies its path and may
+// split every node of it; the tree may grow by a level meanwhile.
+func worstNodes(records, depth int) int { return records*2*depth + 2 }
 
 // Begin opens a transaction in the open group. It waits for a seal in
 // progress, and commits first if the group is full (T6) or space is short.
@@ -51,27 +53,63 @@ func (s *Store) Begin(r Reserve) (*Tx, error) {
 	if r.Nodes < 0 || r.DataBlocks < 0 {
 		return nil, fmt.Errorf("reserve %d nodes and %d data blocks: %w", r.Nodes, r.DataBlocks, ErrBadRecord)
 	}
+	reserve := s.reserveShared
 	for try := 0; ; try++ {
-		s.groupMu.RLock()
-		if err := s.usableLocked(); err != nil {
-			s.groupMu.RUnlock()
+		reserved, err := reserve(need, r.Emergency)
+		if err != nil {
 			return nil, err
 		}
-		if s.openNodes.Load() < maxGroupNodes {
-			if s.alloc.reserve(need, r.Emergency) {
-				return &Tx{s: s, gen: s.OpenGeneration(), nodes: int64(r.Nodes), data: int64(r.DataBlocks)}, nil
-			}
-			if try > keepCommits || !s.worthCommitting(need, r.Emergency) {
-				s.groupMu.RUnlock()
-				return nil, fmt.Errorf("reserve %d blocks: %w", need, ErrNoSpace)
-			}
+		gen, full := s.OpenGeneration(), s.openNodes.Load() >= maxGroupNodes
+		switch {
+		case reserved && !full:
+			return &Tx{s: s, gen: gen, nodes: int64(r.Nodes), data: int64(r.DataBlocks)}, nil
+		case reserved:
+			s.alloc.release(need)
+		case try > 2*keepCommits || !s.worthCommitting(need, r.Emergency):
+			err = fmt.Errorf("reserve %d blocks: %w", need, ErrNoSpace)
+		default:
+			reserve = s.reserveAlone
 		}
-		gen := s.OpenGeneration()
 		s.groupMu.RUnlock()
-		if err := s.commitPast(context.Background(), gen); err != nil {
+		if err == nil {
+			err = s.commitPast(context.Background(), gen)
+		}
+		if err != nil {
 			return nil, err
 		}
 	}
+}
+
+// reserveShared reserves n blocks beside what others have reserved. Without an
+// error groupMu is held, shared, whether there was room or not.
+func (s *Store) reserveShared(n int64, emergency bool) (bool, error) {
+	s.groupMu.RLock()
+	if err := s.usableLocked(); err != nil {
+		s.groupMu.RUnlock()
+		return false, err
+	}
+	return s.alloc.reserve(n, emergency), nil
+}
+
+// reserveAlone is reserveShared at an instant when nobody has a transaction
+// open: others reserve for the worst and use little of it, and however many of
+// them come and go, what is kept for one emergency is there for this one. Who
+// does this takes turns, until the transaction is open.
+func (s *Store) reserveAlone(n int64, emergency bool) (bool, error) {
+	s.shortMu.Lock()
+	defer s.shortMu.Unlock()
+	s.groupMu.Lock()
+	reserved := s.alloc.reserve(n, emergency)
+	s.groupMu.Unlock()
+	s.groupMu.RLock()
+	err := s.usableLocked()
+	if err != nil {
+		s.groupMu.RUnlock()
+		if reserved {
+			s.alloc.release(n)
+		}
+	}
+	return reserved, err
 }
 
 // worthCommitting reports whether commits could make need blocks available:
@@ -175,18 +213,16 @@ func (t *Tx) AllocData(hint format.Block, n uint64) (format.Block, uint64, error
 }
 
 // FreeData frees n blocks from b on. They are used again at once if they were
-// allocated in the open group, else when T5 allows. A block that is not in use
-// is the ERROR state (T11).
+// allocated in the open group, else when T5 allows; bad blocks among them are
+// retired instead. A block that is not in use is the ERROR state (T11).
 func (t *Tx) FreeData(b format.Block, n uint64) {
 	if n == 0 || t.ended {
 		return
 	}
 	t.touch()
-	if err := t.s.alloc.freeData(b, n, t.gen); err != nil {
+	if err := t.freeData(b, n); err != nil {
 		_ = t.s.fail(err) // told by the next Begin, Commit or Err
-		return
 	}
-	t.s.counters.data.Add(-n)
 }
 
 // NextIno takes the next inode number; it is never given again (T9).

@@ -13,6 +13,11 @@
 //	U4  The author of an event sleeps until it is read. A munmap has then
 //	    already happened; a fork's child already has its page tables.
 //	U5  Granting (WriteProtect off) wakes the storers that wait in the range.
+//	U6  Granting leaves the page-table entries read-only: the first store to each
+//	    page takes one more minor fault, which the kernel resolves by itself.
+//	    (uffd_wp_range tries to upgrade them, but vma_wants_writenotify answers
+//	    no for tmpfs once registering has changed the area's vm_page_prot.)
+//	    Populate saves it.
 //
 // Addresses are the other process's and are never dereferenced here. Lengths
 // are bytes; both are multiples of the page size.

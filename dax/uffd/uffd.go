@@ -54,7 +54,7 @@ var (
 )
 
 // FD is one userfaultfd descriptor. The caller's lock serialises all methods
-// but Wait; Close ends a Wait in progress.
+// but Wait and Pending; Close ends a Wait in progress.
 type FD struct {
 	fd uintptr // immutable; valid until Close
 
@@ -199,6 +199,14 @@ func (f *FD) Wait(drain func() bool) error {
 		return fmt.Errorf("wait for userfaultfd: %w", err)
 	}
 	return raw.Read(func(uintptr) bool { return drain() })
+}
+
+// Pending reports whether there is something to read, without reading it. Only
+// inside Wait's drain, which keeps the descriptor open; it needs no lock.
+func (f *FD) Pending() bool {
+	set := [1]unix.PollFd{{Fd: int32(f.fd), Events: unix.POLLIN}}
+	n, err := unix.Poll(set[:], 0)
+	return n > 0 || err != nil && err != unix.EINTR // an error is Read's to tell
 }
 
 func (f *FD) poller() (syscall.RawConn, error) {
