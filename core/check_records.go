@@ -68,7 +68,12 @@ type currentInode struct {
 	chunk   uint64      // chunks of the target so far
 	xattr   uint64      // offset of the next chunk of the attribute that is coming
 	missing uint64      // bytes of it that are still to come
+	headed  bool        // an attribute has come from its beginning on
 }
+
+// beingFreed says whether the inode is an orphan: one that a crash found while it
+// was being freed lacks the first of its records, as far as that had come.
+func (cur *currentInode) beingFreed() bool { return cur.has && cur.a.Nlink == 0 }
 
 func newRecordChecker(seed format.HashSeed, mask uint64) *recordChecker {
 	return &recordChecker{seed: seed, hashMask: mask, inodes: make(checkedInodes),
@@ -201,6 +206,9 @@ func (c *recordChecker) extent(k tree.Key, v []byte) error {
 }
 
 func (c *recordChecker) symlink(k tree.Key, v []byte) error {
+	if c.cur.target == 0 && c.cur.beingFreed() {
+		c.cur.chunk = k.Off
+	}
 	if k.Off != c.cur.chunk || len(v) == 0 || len(v) > format.ChunkSize {
 		return fmt.Errorf("%w: chunk %d of the target, %d bytes, where chunk %d belongs", format.ErrBadRecord, k.Off, len(v), c.cur.chunk)
 	}
@@ -212,6 +220,9 @@ func (c *recordChecker) symlink(k tree.Key, v []byte) error {
 func (c *recordChecker) xattr(k tree.Key, v []byte) error {
 	cur := &c.cur
 	if k.Off%xattrStep != 0 {
+		if cur.beingFreed() && !cur.headed && len(v) <= format.ChunkSize {
+			return nil
+		}
 		if cur.missing == 0 || k.Off != cur.xattr || uint64(len(v)) != min(cur.missing, format.ChunkSize) {
 			return fmt.Errorf("%w: a chunk that follows no attribute", format.ErrBadRecord)
 		}
@@ -227,6 +238,7 @@ func (c *recordChecker) xattr(k tree.Key, v []byte) error {
 	if base := format.XattrBase(c.seed.Sum(h.Name) & c.hashMask); k.Off>>16 != base>>16 {
 		return fmt.Errorf("%w: attribute %q stands at the offset of another", format.ErrBadRecord, h.Name)
 	}
+	cur.headed = true
 	cur.missing, cur.xattr = h.Length-uint64(len(h.Value)), k.Off+1
 	return nil
 }

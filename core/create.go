@@ -52,6 +52,14 @@ func (fs *FS) Symlink(ctx context.Context, dir format.Ino, name string, n NewNod
 
 // makeNode makes an inode of any type under a new name.
 func (fs *FS) makeNode(ctx context.Context, op freeze.Op, dir format.Ino, name string, n NewNode) (a Attr, err error) {
+	err = fs.withSpace(ctx, func() error {
+		a, err = fs.tryMakeNode(ctx, op, dir, name, n)
+		return err
+	})
+	return a, err
+}
+
+func (fs *FS) tryMakeNode(ctx context.Context, op freeze.Op, dir format.Ino, name string, n NewNode) (a Attr, err error) {
 	defer func() {
 		if fs.changed(err) {
 			fs.tellEntry(ctx, dir, name)
@@ -215,6 +223,14 @@ func (fs *FS) Readlink(_ context.Context, ino format.Ino) (string, error) {
 // Errors: ErrInvalid for a directory, ErrTooManyLink, ErrNotFound for an inode
 // whose last name is gone; else as Create.
 func (fs *FS) Link(ctx context.Context, ino, dir format.Ino, name string) (a Attr, err error) {
+	err = fs.withSpace(ctx, func() error {
+		a, err = fs.tryLink(ctx, ino, dir, name)
+		return err
+	})
+	return a, err
+}
+
+func (fs *FS) tryLink(ctx context.Context, ino, dir format.Ino, name string) (a Attr, err error) {
 	defer func() {
 		if fs.changed(err) {
 			fs.tellEntry(ctx, dir, name)

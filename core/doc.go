@@ -38,6 +38,7 @@
 //	lock inodes, look at records, refuse
 //	begin a transaction (reserving what it may need), change records, end it
 //	unlock, leave the gate
+//	the image was full: wait for the reaper, and once more (withSpace)
 //
 // A View keeps inode.mu for reading until its Release, with nothing else held.
 //

@@ -27,7 +27,7 @@ func (fs *FS) Fallocate(ctx context.Context, ino format.Ino, mode FallocMode, of
 	}
 	defer fs.put(in)
 	if mode != FallocPunchHole {
-		if err := fs.roomFor(in, pageOf(off), pagesUp(off+n)); err != nil {
+		if err := fs.withSpace(ctx, func() error { return fs.roomFor(in, pageOf(off), pagesUp(off+n)) }); err != nil {
 			return fmt.Errorf("fallocate %d bytes of inode %d: %w", n, ino, err)
 		}
 	}
@@ -37,7 +37,7 @@ func (fs *FS) Fallocate(ctx context.Context, ino format.Ino, mode FallocMode, of
 		if mode == FallocPunchHole {
 			end = off + n // costs records, not bytes
 		}
-		if err := fs.fallocChunk(ctx, in, mode, at, end); err != nil {
+		if err := fs.withSpace(ctx, func() error { return fs.fallocChunk(ctx, in, mode, at, end) }); err != nil {
 			return fmt.Errorf("fallocate inode %d at %d: %w", ino, at, err)
 		}
 		at = end

@@ -73,9 +73,8 @@ func (w *world) remount() {
 
 var zeroBlock = make([]byte, format.BlockSize)
 
-// crash goes on with what the image holds now, without unmount: as after the
-// death of the process.
-func (w *world) crash() {
+// imageCopy is what the image holds now.
+func (w *world) imageCopy() *pmem.Region {
 	w.t.Helper()
 	m, err := pmem.CreateMemfd("core-crash", w.m.Size(), pmem.Options{})
 	if err != nil {
@@ -89,6 +88,14 @@ func (w *world) crash() {
 	}
 	w.ok(b.Fence())
 	b.End()
+	return m
+}
+
+// crash goes on with what the image holds now, without unmount: as after the
+// death of the process.
+func (w *world) crash() {
+	w.t.Helper()
+	m := w.imageCopy()
 	if err := errors.Join(w.fs.Unmount(ctx), w.m.Close()); err != nil {
 		w.t.Fatal(err)
 	}

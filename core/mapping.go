@@ -142,6 +142,10 @@ func (fs *FS) tryMap(ctx context.Context, in *inode, r MapRequest, first, end fo
 // mapAllocate fills the hole that begins at a page, up to a chunk of it. When
 // none is left it grows the file: one that finds no space keeps its size.
 func (fs *FS) mapAllocate(ctx context.Context, in *inode, hole, end format.Page) error {
+	return fs.withSpace(ctx, func() error { return fs.tryMapAllocate(ctx, in, hole, end) })
+}
+
+func (fs *FS) tryMapAllocate(ctx context.Context, in *inode, hole, end format.Page) error {
 	var touched, bytes int64 // what is new then
 	locked := false
 	defer func() {

@@ -15,7 +15,8 @@ import (
 // and at mount those that a crash left. Like every modification it passes the
 // gate, so that it is held while frozen.
 type reaper struct {
-	pending atomic.Int64 // orphans with a record in the tree
+	pending atomic.Int64  // orphans with a record in the tree
+	steps   atomic.Uint64 // transactions that freed an orphan or a part of one
 	queue   inoQueue
 }
 
@@ -24,6 +25,8 @@ type reaper struct {
 type inoQueue struct {
 	mu   sync.Mutex    // a leaf
 	list []format.Ino  // guarded by mu
+	busy bool          // guarded by mu: what was taken is being freed
+	idle chan struct{} // guarded by mu: closed when there is nothing to free; nil: nobody waits for it
 	kick chan struct{} // capacity 1
 }
 
@@ -45,8 +48,36 @@ func (q *inoQueue) take() []format.Ino {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	list := q.list
-	q.list = nil
+	q.list, q.busy = nil, true
 	return list
+}
+
+// rest ends what take began. again could not be freed yet; the next commit, or
+// who looks for space, has it tried once more.
+func (q *inoQueue) rest(again []format.Ino) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.busy = false
+	if len(q.list) == 0 && q.idle != nil {
+		close(q.idle)
+		q.idle = nil
+	}
+	q.list = append(q.list, again...)
+}
+
+// whenIdle is closed when what is queued was freed, or found to be unfreeable for
+// now; nil when nothing is queued.
+func (q *inoQueue) whenIdle() <-chan struct{} {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.list) == 0 && !q.busy {
+		return nil
+	}
+	if q.idle == nil {
+		q.idle = make(chan struct{})
+	}
+	q.wake()
+	return q.idle
 }
 
 func (r *reaper) add(ino format.Ino) { r.queue.add(ino) }
@@ -88,14 +119,10 @@ func (fs *FS) reap() {
 				return
 			}
 			if errors.Is(err, ErrNoSpace) {
-				again = append(again, ino) // the next commit wakes us
+				again = append(again, ino)
 			}
 		}
-		if len(again) > 0 {
-			fs.reaper.queue.mu.Lock()
-			fs.reaper.queue.list = append(fs.reaper.queue.list, again...)
-			fs.reaper.queue.mu.Unlock()
-		}
+		fs.reaper.queue.rest(again)
 	}
 }
 
@@ -155,6 +182,7 @@ func (fs *FS) reapStep(in *inode) (done bool, err error) {
 	if err := t.end(); err != nil {
 		return false, err
 	}
+	fs.reaper.steps.Add(1)
 	return done, nil
 }
 

@@ -17,7 +17,11 @@ import (
 //
 // Errors: ErrNotFound, ErrExists, ErrNotEmpty, ErrIsDir, ErrNotDir, ErrInvalid
 // for a directory moved into itself, ErrTooManyLink; else as Create.
-func (fs *FS) Rename(ctx context.Context, odir format.Ino, oname string, ndir format.Ino, nname string, m RenameMode) (err error) {
+func (fs *FS) Rename(ctx context.Context, odir format.Ino, oname string, ndir format.Ino, nname string, m RenameMode) error {
+	return fs.withSpace(ctx, func() error { return fs.tryRename(ctx, odir, oname, ndir, nname, m) })
+}
+
+func (fs *FS) tryRename(ctx context.Context, odir format.Ino, oname string, ndir format.Ino, nname string, m RenameMode) (err error) {
 	r := renaming{fs: fs, mode: m, oname: oname, nname: nname}
 	defer func() {
 		if fs.changed(err) {

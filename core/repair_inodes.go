@@ -97,8 +97,7 @@ func newMode(typ uint32) uint32 {
 
 // closeTarget verifies a symlink's target; false: nothing is left of it.
 func (r *repair) closeTarget(cur *surveyed) bool {
-	orphan := cur.has && cur.a.Nlink == 0 // its target may be half freed
-	if orphan || cur.target == cur.a.Size && !cur.broken {
+	if cur.beingFreed() || cur.target == cur.a.Size && !cur.broken {
 		return true
 	}
 	if cur.target == 0 {

@@ -309,7 +309,8 @@ func TestRepairLostFoundTaken(t *testing.T) {
 	p.same(after, "/dir-0/file-0-9", fmt.Sprintf("/lost+found-1/%d", p.before["/dir-0/file-0-9"].ino))
 }
 
-// An unlinked inode that was still open stays unlinked.
+// An unlinked inode that was still open stays unlinked; one that was being freed
+// is as consistent.
 func TestRepairOrphan(t *testing.T) {
 	p := newSmallPatient(t)
 	var used uint64
@@ -320,11 +321,18 @@ func TestRepairOrphan(t *testing.T) {
 		p.change(s, tx, path, func(a *format.Inode) { a.Nlink, a.Parent, a.Cookie = 0, 0, 0 })
 		p.change(s, tx, "/dir-0", func(a *format.Inode) { a.Size-- })
 		p.put(tx, key(format.OrphanIno, format.KindOrphan, uint64(p.before[path].ino)), nil)
-		p.change(s, tx, "/dir-0/file-0-1", func(a *format.Inode) { a.Nlink = 7 }) // something to repair
+		p.put(tx, key(p.before[path].ino, format.KindXattr, 3), pattern(1, format.ChunkSize)) // of an attribute that is half gone
+		p.change(s, tx, "/dir-0/file-0-1", func(a *format.Inode) { a.Nlink = 7 })             // something to repair
 	})
+	orphan := p.before["/dir-0/file-0-8"].ino
 	p.before = maps.Clone(p.before)
 	delete(p.before, "/dir-0/file-0-8")
-	_, after := p.repair(RepairOptions{})
+	r, after := p.repair(RepairOptions{})
+	for _, x := range r.Problems {
+		if x.Ino == orphan {
+			t.Errorf("the orphan is found at fault: %v", x)
+		}
+	}
 	p.same(after)
 	p.mounted(func(w *world) { // the reaper frees it
 		for end := time.Now().Add(10 * time.Second); w.fs.Status().PendingOrphans > 0; time.Sleep(time.Millisecond) {

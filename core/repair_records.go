@@ -158,6 +158,9 @@ func (r *repair) targetRecord(cur *surveyed, k tree.Key, v []byte) error {
 	if err := cur.is(format.TypeSymlink); err != nil {
 		return err
 	}
+	if cur.target == 0 && cur.beingFreed() {
+		cur.chunk = k.Off
+	}
 	if k.Off != cur.chunk || len(v) == 0 || len(v) > format.ChunkSize || cur.broken || cur.target+uint64(len(v)) > format.MaxTarget {
 		cur.broken = true
 		return fmt.Errorf("%w: chunk %d of the target, %d bytes, where chunk %d belongs", format.ErrBadRecord, k.Off, len(v), cur.chunk)
@@ -171,6 +174,9 @@ func (r *repair) targetRecord(cur *surveyed, k tree.Key, v []byte) error {
 func (r *repair) xattrRecord(cur *surveyed, k tree.Key, v []byte) error {
 	cur.other(k)
 	if k.Off%xattrStep != 0 {
+		if cur.beingFreed() && !cur.headed && len(v) <= format.ChunkSize {
+			return nil
+		}
 		if cur.missing == 0 || k.Off != cur.xattr[len(cur.xattr)-1].Off+1 || uint64(len(v)) != min(cur.missing, format.ChunkSize) {
 			r.endXattr(cur)
 			return fmt.Errorf("%w: a chunk that follows no attribute", format.ErrBadRecord)
@@ -187,6 +193,7 @@ func (r *repair) xattrRecord(cur *surveyed, k tree.Key, v []byte) error {
 	if k.Off>>16 != format.XattrBase(r.seed.Sum(h.Name)&r.hashMask)>>16 {
 		return fmt.Errorf("%w: attribute %q stands at the offset of another", format.ErrBadRecord, h.Name)
 	}
+	cur.headed = true
 	cur.xattr = append(cur.xattr[:0], k)
 	cur.name, cur.missing = string(h.Name), h.Length-uint64(len(h.Value))
 	return nil

@@ -69,10 +69,14 @@ type surveyed struct {
 	xattr   []tree.Key  // records of the attribute that is coming
 	name    string      // its name
 	missing uint64      // bytes of it that are still to come
+	headed  bool        // an attribute has come from its beginning on
 	others  []tree.Key  // without a record: those that do not tell the type
 	base    uint64      // of the names that are coming
 	group   [][]byte    // the names of that hash
 }
+
+// beingFreed is as of currentInode.
+func (cur *surveyed) beingFreed() bool { return cur.has && cur.a.Nlink == 0 }
 
 func (r *repair) fix(ino format.Ino) *inodeFix {
 	f := r.fixes[ino]

@@ -13,7 +13,15 @@ import (
 // Release; then it is freed, unless Link has given it a name. A crash frees it too.
 //
 // Errors: as Create.
-func (fs *FS) Tmpfile(ctx context.Context, dir format.Ino, n NewNode) (Attr, error) {
+func (fs *FS) Tmpfile(ctx context.Context, dir format.Ino, n NewNode) (a Attr, err error) {
+	err = fs.withSpace(ctx, func() error {
+		a, err = fs.tryTmpfile(ctx, dir, n)
+		return err
+	})
+	return a, err
+}
+
+func (fs *FS) tryTmpfile(ctx context.Context, dir format.Ino, n NewNode) (Attr, error) {
 	if err := regularNode(&n); err != nil {
 		return Attr{}, fmt.Errorf("tmpfile in directory %d: %w", dir, err)
 	}

@@ -3,6 +3,8 @@ package core
 import (
 	"bytes"
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
 
 	"permafrost/core/format"
@@ -149,4 +151,51 @@ func TestLinkAgainstReaper(t *testing.T) {
 	w.fails(err, ErrNotFound)
 	w.fs.put(in)
 	w.gone(f)
+}
+
+// An orphan that was found half freed, by a crash for one, is consistent: what
+// is left of its attributes and of its target begins anywhere.
+func TestCheckHalfFreed(t *testing.T) {
+	w := newWorld(t, 4<<20)
+	f, err := w.fs.Symlink(ctx, root, "link", NewNode{Mode: 0o777, Target: strings.Repeat("t", format.MaxTarget)})
+	w.ok(err)
+	for i := range 3 {
+		w.ok(w.fs.SetXattr(ctx, f.Ino, fmt.Sprint("user.", i), pattern(i, format.MaxXattrValue), true, false))
+	}
+	w.ok(w.fs.Acquire(f.Ino))
+	w.ok(w.fs.Unlink(ctx, root, "link"))
+	in, err := w.fs.get(f.Ino)
+	w.ok(err)
+	seen := 0
+	for done := false; !done; seen++ {
+		func() {
+			in.mu.Lock()
+			defer in.mu.Unlock()
+			tx, err := w.fs.begin(8, 0, true)
+			w.ok(err)
+			done, err = tx.cutRecords(in, format.KindInode+1, 1+seen%4)
+			w.ok(err)
+			w.ok(tx.end())
+		}()
+		_, err := w.fs.WaitDurable(ctx)
+		w.ok(err)
+		m := w.imageCopy()
+		if r, err := checkImage(ctx, m, w.mask, nil); err != nil || !r.OK() {
+			t.Errorf("after step %d: %v, %+v", seen, err, r)
+		}
+		r, err := Repair(ctx, m, RepairOptions{})
+		if err != nil || !r.OK() {
+			t.Errorf("repair after step %d: %v, %+v", seen, err, r)
+		}
+		w.ok(m.Close())
+		if t.Failed() {
+			break
+		}
+	}
+	if seen < 60 {
+		t.Fatalf("%d steps", seen)
+	}
+	w.fs.put(in)
+	w.fs.Release(f.Ino)
+	w.gone(f.Ino)
 }

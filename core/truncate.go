@@ -39,7 +39,15 @@ func (fs *FS) Truncate(ctx context.Context, ino format.Ino, size int64) error {
 // SetAttr changes attributes; a size as Truncate does.
 //
 // Errors: as Truncate.
-func (fs *FS) SetAttr(ctx context.Context, ino format.Ino, s SetAttr) (Attr, error) {
+func (fs *FS) SetAttr(ctx context.Context, ino format.Ino, s SetAttr) (a Attr, err error) {
+	err = fs.withSpace(ctx, func() error {
+		a, err = fs.trySetAttr(ctx, ino, s)
+		return err
+	})
+	return a, err
+}
+
+func (fs *FS) trySetAttr(ctx context.Context, ino format.Ino, s SetAttr) (Attr, error) {
 	var touched, bytes int64 // what reads differently then
 	locked := false
 	defer func() {

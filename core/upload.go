@@ -28,7 +28,15 @@ type Precondition func(old *Attr) error
 // NewUpload makes the inode. ctx holds for the whole upload.
 //
 // Errors: as Create.
-func (fs *FS) NewUpload(ctx context.Context, n NewNode) (*Upload, error) {
+func (fs *FS) NewUpload(ctx context.Context, n NewNode) (u *Upload, err error) {
+	err = fs.withSpace(ctx, func() error {
+		u, err = fs.tryNewUpload(ctx, n)
+		return err
+	})
+	return u, err
+}
+
+func (fs *FS) tryNewUpload(ctx context.Context, n NewNode) (*Upload, error) {
 	if err := regularNode(&n); err != nil {
 		return nil, fmt.Errorf("upload: %w", err)
 	}
@@ -96,6 +104,14 @@ func (u *Upload) Ino() format.Ino { return u.in.ino }
 //
 // Errors: pre's; ErrIsDir when the name is a directory's; else as Create.
 func (u *Upload) Commit(ctx context.Context, dir format.Ino, name string, pre Precondition) (a Attr, replaced bool, err error) {
+	err = u.fs.withSpace(ctx, func() error {
+		a, replaced, err = u.tryCommit(ctx, dir, name, pre)
+		return err
+	})
+	return a, replaced, err
+}
+
+func (u *Upload) tryCommit(ctx context.Context, dir format.Ino, name string, pre Precondition) (a Attr, replaced bool, err error) {
 	fs := u.fs
 	var e nameEntry
 	defer func() {

@@ -99,7 +99,17 @@ const (
 // writeChunk writes at most chunkSize bytes inside one pass of the gate. Where
 // space is short it writes as much as there is room for, but appends all or
 // nothing.
-func (fs *FS) writeChunk(ctx context.Context, in *inode, p []byte, off int64, where place) (int, int64, error) {
+func (fs *FS) writeChunk(ctx context.Context, in *inode, p []byte, off int64, where place) (n int, at int64, err error) {
+	err = fs.withSpace(ctx, func() error {
+		var m int
+		m, at, err = fs.tryWriteChunk(ctx, in, p[n:], off+int64(n), where)
+		n += m
+		return err
+	})
+	return n, at, err
+}
+
+func (fs *FS) tryWriteChunk(ctx context.Context, in *inode, p []byte, off int64, where place) (int, int64, error) {
 	var touched, bytes int64 // what reads differently then
 	defer func() {
 		if bytes > 0 {

@@ -190,8 +190,14 @@ func (t *txn) endXattr(in *inode) error {
 }
 
 // changeXattr passes the gate, locks the inode and runs change, which opens
-// its Tx by begin once it knows how many records it needs.
+// its Tx by begin once it knows how many records it needs. change may be run again
+// from the start.
 func (fs *FS) changeXattr(ctx context.Context, op freeze.Op, ino format.Ino,
+	change func(in *inode, at *xattrPlace, begin func(records int) (txn, error)) error) error {
+	return fs.withSpace(ctx, func() error { return fs.tryChangeXattr(ctx, op, ino, change) })
+}
+
+func (fs *FS) tryChangeXattr(ctx context.Context, op freeze.Op, ino format.Ino,
 	change func(in *inode, at *xattrPlace, begin func(records int) (txn, error)) error) (err error) {
 	defer func() {
 		if fs.changed(err) {

@@ -1,6 +1,7 @@
 package mount
 
 import (
+	"context"
 	"sync"
 	"time"
 
@@ -68,6 +69,36 @@ func (r *remains) release(fs *core.FS) {
 	for _, ino := range list {
 		fs.Release(ino)
 	}
+}
+
+// GiveBack is core.Keeper: the image is full. The kernel says what it forgets
+// after the program that removed it has been told so, and perhaps after the next
+// thing that this program asks for.
+func (m *Mount) GiveBack(ctx context.Context) {
+	pause := time.NewTicker(forgetPause)
+	defer pause.Stop()
+	for range giveBackPauses {
+		m.remains.release(m.fs)
+		if m.remains.none() {
+			return
+		}
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// giveBackPauses bounds the wait for the kernel, which may know a removed inode
+// for as long as a program keeps a reference to it, by O_PATH for one.
+const giveBackPauses = 10
+
+// none says whether nothing is kept.
+func (r *remains) none() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.pinned) == 0 && len(r.forgotten) == 0
 }
 
 // forgetAll gives all back at the end of a mount, where the kernel does not say it.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -90,6 +91,32 @@ func TestMountRemoved(t *testing.T) {
 	for end := time.Now().Add(10 * time.Second); used() != before; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("%d inodes are used, %d before", used(), before)
+		}
+	}
+}
+
+// TestMountRemovedSpace: who removes a file to make room for another finds the room
+// at once, though the kernel says only afterwards that it has forgotten the file.
+func TestMountRemovedSpace(t *testing.T) {
+	m := newMountFixture(t, "64MiB")
+	buf := make([]byte, 1<<20)
+	for round := range 40 {
+		path := filepath.Join(m.mnt, fmt.Sprint("fill-", round%2))
+		f, err := os.Create(path)
+		if err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+		wrote := 0
+		for err == nil {
+			var n int
+			n, err = f.Write(buf)
+			wrote += n
+		}
+		if !errors.Is(err, unix.ENOSPC) || wrote < 40<<20 {
+			t.Fatalf("round %d: %d bytes found room, then %v", round, wrote, err)
+		}
+		if err := errors.Join(f.Close(), os.Remove(path)); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

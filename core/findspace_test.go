@@ -1,0 +1,67 @@
+package core
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+
+	"permafrost/core/format"
+)
+
+// TestSpaceOfTheRemoved: who removes a file to make room finds the room at once,
+// whatever the next operation is.
+func TestSpaceOfTheRemoved(t *testing.T) {
+	w := newWorld(t, 16<<20)
+	fill := func(name string) (format.Ino, int64) {
+		t.Helper()
+		f, size := w.file(root, name), int64(0)
+		for n := 1 << 20; n >= format.PageSize; {
+			m, err := w.fs.WriteAt(ctx, f, pattern(1, n), size)
+			size += int64(m)
+			if errors.Is(err, ErrNoSpace) {
+				n /= 2
+			} else if err != nil {
+				t.Fatal(err)
+			}
+		}
+		return f, size
+	}
+	for name, next := range map[string]func(size int64) error{
+		"write": func(size int64) error {
+			_, err := w.fs.WriteAt(ctx, w.file(root, "next"), pattern(2, int(size)*3/4), 0)
+			return err
+		},
+		"append": func(size int64) error {
+			_, err := w.fs.Append(ctx, w.file(root, "next"), pattern(2, 1<<20))
+			return err
+		},
+		"fallocate": func(size int64) error {
+			return w.fs.Fallocate(ctx, w.file(root, "next"), FallocAllocate, 0, size*3/4)
+		},
+		"map": func(size int64) error {
+			m, _, err := w.fs.Map(ctx, w.file(root, "next"), MapRequest{Length: size * 3 / 4 &^ (format.PageSize - 1), Writable: true, Grow: true, Protector: newTable()})
+			if err == nil {
+				err = m.Unmap(ctx)
+			}
+			return err
+		},
+		"xattr": func(size int64) (err error) {
+			f := w.file(root, "next")
+			for i := 0; i < 40 && err == nil; i++ {
+				err = w.fs.SetXattr(ctx, f, fmt.Sprint("user.", i), pattern(3, 65536), true, false)
+			}
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for range 10 {
+				_, size := fill("fill")
+				w.ok(w.fs.Unlink(ctx, root, "fill"))
+				if err := next(size); err != nil {
+					t.Fatal(err)
+				}
+				w.ok(w.fs.Unlink(ctx, root, "next"))
+			}
+		})
+	}
+}
