@@ -73,6 +73,7 @@ func (m *requests) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse
 		defer m.collect.resizing()() // before it is seen as begun, as in writeBack
 	}
 	defer m.began(opSetattr).end()
+	m.whileSealed()
 	ctx, c, st := m.ctx(cancel, &in.InHeader)
 	if st != fuse.OK {
 		return st

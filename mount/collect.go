@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -35,141 +33,38 @@ const (
 	maxHeld     = 4096                  // replies of write-backs: each pins a request buffer
 )
 
-// collector is the state of the collect freeze.
-type collector struct {
-	arrived  atomic.Uint64 // write-backs begun, ever
-	applying atomic.Int64  // of them, those that are not applied yet
-	sizes    atomic.Uint64 // changes of a file's size begun and ended, ever
-	sizing   atomic.Int64  // changes of a size under way
-	held     atomic.Int64  // write-backs that wait now: replies held, and those at the gate
-
-	mu       sync.Mutex
-	freeze   uint64        // guarded by mu: whose replies are held; 0: nobody's
-	letting  chan struct{} // guarded by mu: non-nil while replies are held; closed to let them go before the thaw
-	overflow bool          // guarded by mu: they were let go because there were too many
-}
-
-// resizing marks a change of a file's size until the function it returns is called: the
-// kernel keeps the write-back of that file in its own queue meanwhile, so a pass
-// may have left some behind.
-func (c *collector) resizing() (end func()) {
-	c.sizing.Add(1)
-	c.sizes.Add(1)
-	return func() {
-		c.sizes.Add(1)
-		c.sizing.Add(-1)
-	}
-}
-
-// arrives counts a write-back until the function it returns is called, once it is applied.
-func (c *collector) arrives() (applied func()) {
-	c.applying.Add(1) // before arrived: who sees it counted sees it applied or being applied
-	c.arrived.Add(1)
-	return func() { c.applying.Add(-1) }
-}
-
-// holdReply holds the reply to a write-back that was applied, while a freeze
-// collects and then stands: the page stays under write-back, where the next
-// store to it waits. It waits in the lobby of startWrite, so that /blocked
-// shows it, with one who may be storing; whoever really waits is in the kernel.
-func (c *collector) holdReply(m *Mount, ino format.Ino, off uint64, who freeze.Waiter) {
-	c.mu.Lock()
-	letting := c.letting
-	c.mu.Unlock()
-	if letting == nil {
-		return
-	}
-	if c.held.Add(1) > maxHeld {
-		c.held.Add(-1)
-		c.tooMany(letting)
-		return
-	}
-	defer c.held.Add(-1)
-	// The kernel drops its attributes only with the answer; stat is to show the
-	// new mtime now.
-	m.notices.InodeChanged(ino, 0, 0)
-	who.Op, who.Ino, who.Page = freeze.OpStore.String(), uint64(ino), off/format.PageSize
-	if paths := m.fs.Paths(ino, 1); len(paths) > 0 {
-		who.Path = paths[0]
-	}
-	thawed := make(chan struct{})
-	unpark, err := m.fs.Freezer().StartWrite().Park(who, m, func() { close(thawed) })
-	if err != nil { // too many are held already
-		c.tooMany(letting)
-		return
-	}
-	select {
-	case <-thawed:
-	case <-letting:
-		unpark()
-	case <-m.ended:
-		unpark()
-	}
-}
-
-// countHeld counts a write-back that waits at the gate.
-func (c *collector) countHeld() (end func()) {
-	c.held.Add(1)
-	return func() { c.held.Add(-1) }
-}
-
-// hold begins to hold replies for a freeze.
-func (c *collector) hold(freeze uint64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.freeze, c.letting, c.overflow = freeze, make(chan struct{}), false
-}
-
-// release ends holding for a freeze: those that wait are let go by the thaw.
-func (c *collector) release(freeze uint64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.freeze == freeze {
-		c.freeze, c.letting = 0, nil
-	}
-}
-
-// letGo answers those that wait. With again it holds those that come from then
-// on; without, it ends holding, which is a fall-back.
-func (c *collector) letGo(freeze uint64, again bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.freeze != freeze || c.letting == nil {
-		return
-	}
-	close(c.letting)
-	c.letting = nil
-	if again {
-		c.letting = make(chan struct{})
-	}
-}
-
-// tooMany ends holding, because more than may be would be held.
-func (c *collector) tooMany(letting chan struct{}) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.letting == letting {
-		c.overflow, c.letting = true, nil
-		close(letting)
-	}
-}
-
-func (c *collector) overflowed() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.overflow
-}
-
 // Preclean has the kernel begin to write back, so that little is left for the window.
-func (m *Mount) Preclean(ctx context.Context, _ uint64) {
+func (m *Mount) Preclean(ctx context.Context, freezeID uint64) {
 	if _, writable := m.handles.counts(); writable == 0 {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, collectTime)
 	defer cancel()
-	if err := m.syncer.sync(ctx); err != nil {
+	m.collect.note()
+	err := m.syncer.sync(ctx)
+	hot := m.collect.noted()
+	if err != nil {
 		m.log.Warn("the mount's write-back before a freeze", "error", err)
+		return
 	}
+	if len(hot) == 0 {
+		return
+	}
+	// Who stored a moment ago may go on. What the child does not open now it opens
+	// when kernelKeeps looks at it, in the window.
+	_, _ = m.syncer.ask(ctx, askOpen, hot)
+	done := m.fs.Freezer().Over(freezeID)
+	go func() {
+		<-done // the last chance, if it was rolled back before it collected
+		m.closeCounted()
+	}()
+}
+
+// closeCounted closes what the child opened.
+func (m *Mount) closeCounted() {
+	ctx, cancel := context.WithTimeout(m.life, collectTime)
+	defer cancel()
+	_, _ = m.syncer.ask(ctx, askClose, nil)
 }
 
 // Collect is steps 2 to 4 of the collect freeze (freeze.md), at level Write:
@@ -186,7 +81,10 @@ func (m *Mount) Preclean(ctx context.Context, _ uint64) {
 // and consistent, but perhaps not in program order.
 func (m *Mount) Collect(ctx context.Context, freezeID uint64) (string, error) {
 	m.collect.hold(freezeID)
+	m.collect.note()
+	defer m.collect.noted()
 	done := m.fs.Freezer().Over(freezeID)
+	defer func() { go m.closeCounted() }()
 	go func() { // until the thaw, or the roll-back, which opens the lobby's door itself
 		m.catchUp(done)
 		<-done
@@ -251,10 +149,12 @@ func (m *Mount) passes(ctx context.Context, freezeID uint64) error {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, errUnsettled)
 	defer cancel()
-	var n, stuck, unsettled, brought, resized int // passes, and those that were not quiet, by why
+	var n, stuck, hidden, unsettled, brought, resized int // passes, and those that were not quiet, by why
 	tell := func(err error) error {
-		return fmt.Errorf("%w (%d passes: %d that were stuck, %d in which requests came all the time, %d that brought something, %d with files resized)", err, n, stuck, unsettled, brought, resized)
+		return fmt.Errorf("%w (%d passes: %d that were stuck, %d that left something in the kernel, %d in which requests came all the time, %d that brought something, %d with files resized)",
+			err, n, stuck, hidden, unsettled, brought, resized)
 	}
+	keeps := false // the pass before left something in the kernel
 	for ; ; n++ {
 		arrived, sizes := m.collect.arrived.Load(), m.collect.sizes.Load()
 		freed, err := m.pass(ctx, freezeID)
@@ -265,12 +165,27 @@ func (m *Mount) passes(ctx context.Context, freezeID uint64) error {
 		if m.collect.overflowed() {
 			return errTooMany
 		}
-		if !freed && settled && m.collect.quiet(arrived, sizes) || plant.On(plant.MountOnePass) {
+		if plant.On(plant.MountOnePass) {
 			return nil
 		}
+		kept := false
+		if !freed && settled && m.collect.quiet(arrived, sizes) {
+			if kept, err = m.kernelKeeps(ctx); err != nil {
+				return tell(err)
+			}
+			if !kept && m.collect.seal(arrived, sizes) {
+				return nil
+			}
+		}
+		if kept && keeps { // twice in a row: it was not just about to be sent
+			m.collect.letGo(freezeID, true)
+		}
+		keeps = kept && !keeps
 		switch {
 		case freed:
 			stuck++
+		case kept:
+			hidden++
 		case !settled:
 			unsettled++
 		case m.collect.sizes.Load() != sizes || m.collect.sizing.Load() != 0:
@@ -309,10 +224,33 @@ func (m *Mount) pass(ctx context.Context, freezeID uint64) (freed bool, err erro
 	}
 }
 
-// quiet says whether nothing was written back since the counts were taken, and all
-// that was before is applied.
-func (c *collector) quiet(arrived, sizes uint64) bool {
-	return c.arrived.Load() == arrived && c.applying.Load() == 0 && c.sizes.Load() == sizes && c.sizing.Load() == 0
+// kernelKeeps says whether the kernel has begun to write back pages that it does
+// not send. It keeps those of a file that somebody truncates, or punches a hole into,
+// while that waits for the file's held write-backs (fs/fuse/file.c, fuse_set_nowrite), and
+// until it is answered: so only files that had some in this freeze are looked at.
+func (m *Mount) kernelKeeps(ctx context.Context) (bool, error) {
+	inodes := m.collect.suspects()
+	if len(inodes) == 0 || plant.On(plant.MountNoCount) {
+		return false, nil
+	}
+	theirs, err := m.syncer.ask(ctx, askCount, inodes)
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSYS) {
+		m.uncounted.Do(func() {
+			m.log.Warn("write-back that the kernel keeps to itself while a file is truncated cannot be seen here: it takes CAP_DAC_READ_SEARCH and Linux 6.5", "error", err)
+		})
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("count what the kernel writes back: %w", err)
+	}
+	// Ours are counted afterwards: there may be fewer by then, never others, but
+	// for those that the caller sees arrive.
+	for i, n := range theirs {
+		if n > m.collect.unansweredOf(inodes[i]) {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // settle waits until we have begun with all that the kernel has asked: syncfs

@@ -106,10 +106,11 @@ func (m *requests) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) 
 func (m *requests) writeBack(in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
 	// In this order: a request that is seen as begun is seen as arrived too, else a
 	// pass of the collect freeze could take it for one of another kind.
-	applied := sync.OnceFunc(m.collect.arrives())
-	defer applied()
-	defer m.began(opWriteback).end()
 	ino := format.Ino(in.NodeId)
+	applied, answered := m.collect.arrives(ino, in.Offset, len(data))
+	defer answered()
+	defer m.began(opWriteback).end()
+	m.whileSealed()
 	h := m.handles.get(in.Fh)
 	who := freeze.Waiter{WayIn: wayIn}
 	if h != nil { // a writable open of the file: one who may have stored

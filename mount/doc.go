@@ -13,7 +13,9 @@
 //	remains.go   removed inodes that the kernel may still ask for
 //	names.go attrs.go open.go data.go dirs.go xattrs.go    the requests
 //	collect.go     how a freeze stops stores that are in the page cache only
+//	collector.go   what it knows of the write-backs
 //	syncer.go      the child that asks the kernel to write back
+//	counter.go     and what the kernel has not sent us
 //	notices.go     changes that came by another way, told to the kernel
 //	inspect.go     what /mappings, /status and the metrics show
 //
@@ -36,7 +38,7 @@
 //
 // # Locks
 //
-// handles.mu, remains.mu, commands.mu and notices.mu are leaves. No lock is held while a
+// handles.mu, remains.mu, commands.mu, collector.mu and notices.mu are leaves. No lock is held while a
 // request waits, while core is called, or while the kernel is told something.
 //
 // # Invariants
@@ -46,7 +48,9 @@
 //	    the mount does. Other signals do not end it: regular files have no EINTR.
 //	M3  While a freeze collects, no write-back is answered that was not applied,
 //	    and none that was is answered before its end, but for a fall-back.
-//	M4  Nothing here opens a file under the mount: only the child does.
-//	M5  A process that a request is held for is looked at through
+//	M4  Once the passes of a freeze are over, no write-back and no SETATTR is applied
+//	    until the thaw (collector.seal).
+//	M5  Nothing here opens a file under the mount: only the child does.
+//	M6  A process that a request is held for is looked at through
 //	    /proc/PID/status only, which takes no lock of its address space.
 package mount

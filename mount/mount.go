@@ -64,15 +64,16 @@ type Mount struct {
 	since time.Time    // immutable
 	srv   *fuse.Server // immutable once mounted
 
-	handles  handles
-	remains  remains
-	commands commands
-	collect  collector
-	notices  notices
-	ops      opStats
-	held     atomic.Int64  // modifying requests that wait now
-	refused  atomic.Uint64 // and those that were refused, because too many did
-	syncer   *syncer       // immutable once mounted
+	handles   handles
+	remains   remains
+	commands  commands
+	collect   collector
+	notices   notices
+	uncounted sync.Once // that kernelKeeps cannot know was logged
+	ops       opStats
+	held      atomic.Int64  // modifying requests that wait now
+	refused   atomic.Uint64 // and those that were refused, because too many did
+	syncer    *syncer       // immutable once mounted
 
 	inPlace bool   // immutable: READs are answered out of the image; see Read
 	minor   uint32 // immutable once mounted: the FUSE connection's number

@@ -67,8 +67,8 @@ func process(as, dir string) (in io.WriteCloser, out io.ReadCloser, end func(), 
 const orderPages = 4 // of each file
 
 // runStorer is a program with two mapped files, a and b. Each line is a command
-// that it answers: "store FILE PAGE VALUE", or "write-back FILE PAGE", which has the kernel begin
-// with that page only.
+// that it answers: "store FILE PAGE VALUE"; "write-back FILE PAGE", which has the kernel begin
+// with that page only; or "truncate FILE PAGES" and "punch FILE PAGE", which another thread goes on with.
 func runStorer(dir string) error {
 	files, maps := map[string]*os.File{}, map[string][]byte{}
 	for _, name := range []string{"a", "b"} {
@@ -98,6 +98,10 @@ func runStorer(dir string) error {
 			if err != nil {
 				return err
 			}
+		case "truncate":
+			go files[name].Truncate(int64(page) * format.PageSize)
+		case "punch":
+			go unix.Fallocate(int(files[name].Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(page)*format.PageSize, format.PageSize)
 		}
 	}
 	return nil
@@ -110,6 +114,7 @@ type orderRig struct {
 	m      *Mount
 	say    func(line string)      // to the storer; waits for its answer
 	within atomic.Pointer[func()] // done once the kernel has written back, before that counts as done
+	behind atomic.Pointer[func()] // and once it has been asked what it keeps to itself
 }
 
 func newOrderRig(t *testing.T) *orderRig {
@@ -156,15 +161,18 @@ func (r *orderRig) child(dir string) (Syncer, error) {
 	var relay sync.WaitGroup
 	relay.Go(func() {
 		defer passW.Close()
-		var a [2]byte
 		for {
-			if _, err := io.ReadFull(out, a[:]); err != nil {
+			a, numbers, err := readMessage(out)
+			if err != nil {
 				return
 			}
-			if f := r.within.Load(); f != nil {
+			if f := r.within.Load(); f != nil && a.What == askSync {
 				(*f)()
 			}
-			if _, err := passW.Write(a[:]); err != nil {
+			if f := r.behind.Load(); f != nil && a.What == askCount {
+				(*f)()
+			}
+			if err := a.write(passW, numbers); err != nil {
 				return
 			}
 		}
@@ -209,43 +217,93 @@ func (r *orderRig) image(name string, page int) byte {
 // TestPassesKeepOrder: while the kernel writes back for a freeze, a program stores
 // to a page of a, where it has been already, and then to one of b, where it has
 // not. The first pass brings the second store alone. The kernel may do that at any freeze; here it
-// does it at this one.
+// does it at this one. Late: it does so once a pass has brought nothing.
 func TestPassesKeepOrder(t *testing.T) {
 	if os.Getenv(planted) != "" {
 		plant.Set(plant.MountOnePass)
 	}
-	r := newOrderRig(t)
-	r.say("store a 0 1")
-	r.say("store b 0 1")
-	stretched := false
-	within := func() {
-		if r.fs.Freezer().Level() < freeze.Write || stretched {
-			return // the write-back before the window
-		}
-		stretched = true
-		r.say("store a 1 1")
-		r.say("store b 1 1")
-		r.say("write-back b 1")
-		for end := time.Now().Add(10 * time.Second); r.image("b", 1) != 1; time.Sleep(time.Millisecond) {
-			if time.Now().After(end) {
-				t.Error("the page of b was not written back")
-				return
+	for _, late := range []bool{false, true} {
+		t.Run(fmt.Sprint("late=", late), func(t *testing.T) {
+			r := newOrderRig(t)
+			r.say("store a 0 1")
+			r.say("store b 0 1")
+			stretch := sync.OnceFunc(func() {
+				r.say("store a 1 1")
+				r.say("store b 1 1")
+				r.say("write-back b 1")
+				for end := time.Now().Add(10 * time.Second); r.image("b", 1) != 1; time.Sleep(time.Millisecond) {
+					if time.Now().After(end) {
+						t.Error("the page of b was not written back")
+						return
+					}
+				}
+			})
+			within := func() {
+				switch {
+				case r.fs.Freezer().Level() < freeze.Write: // the write-back before the window
+					r.say("store a 0 2")
+				case !late:
+					stretch()
+				}
 			}
-		}
+			r.within.Store(&within)
+			if late {
+				r.behind.Store(&stretch)
+			}
+			r.judge()
+		})
 	}
-	r.within.Store(&within)
-	rec, hold, err := r.fs.Freeze(t.Context(), freeze.Request{Holder: "test", Lease: time.Minute, Patience: 30 * time.Second})
+}
+
+// judge freezes, and looks at the image and at the mode.
+func (r *orderRig) judge() {
+	rec, hold, err := r.fs.Freeze(r.t.Context(), freeze.Request{Holder: "test", Lease: time.Minute, Patience: 30 * time.Second})
 	if err != nil {
-		t.Fatal(err)
+		r.t.Fatal(err)
 	}
-	if !stretched || rec.Modes["mount"] != modeCollect {
-		t.Errorf("a freeze that proves nothing: mode %v, stretched: %v", rec.Modes, stretched)
+	r.within.Store(nil)
+	r.behind.Store(nil)
+	if rec.Modes["mount"] != modeCollect {
+		r.t.Errorf("a freeze that proves nothing: mode %v", rec.Modes)
 	}
-	if r.image("b", 1) == 1 && r.image("a", 1) != 1 {
-		t.Error(outOfOrder)
+	switch a, b := r.image("a", 1), r.image("b", 1); {
+	case b == 1 && a != 1:
+		r.t.Error(outOfOrder)
+	case b != 1:
+		r.t.Error("the second store was not made in time: the test proves nothing")
 	}
-	if _, err := r.fs.Thaw(context.WithoutCancel(t.Context()), freeze.ThawRequest{Hold: hold.ID}); err != nil {
-		t.Error(err)
+	if _, err := r.fs.Thaw(context.WithoutCancel(r.t.Context()), freeze.ThawRequest{Hold: hold.ID}); err != nil {
+		r.t.Error(err)
+	}
+}
+
+// TestWaitingCutKeepsOrder: a truncate, or a punch, of a file with held write-backs waits for
+// them in the kernel, which sends no write-back of that file meanwhile. A program that
+// stores to that file and then to another must not be seen in the frozen image with
+// the second store alone.
+func TestWaitingCutKeepsOrder(t *testing.T) {
+	for _, cut := range []string{"truncate a 5", "truncate a 4", "punch a 0", "punch a 3"} {
+		t.Run(cut, func(t *testing.T) {
+			r := newOrderRig(t)
+			r.say("store a 0 1")
+			stretched := false
+			within := func() {
+				if r.fs.Freezer().Level() < freeze.Write { // the write-back before the window
+					r.say("store a 0 2")
+					return
+				}
+				if stretched {
+					return
+				}
+				stretched = true // a's page 0 is held
+				r.say(cut)
+				time.Sleep(5 * time.Millisecond) // it is in the kernel then
+				r.say("store a 1 1")
+				r.say("store b 1 1")
+			}
+			r.within.Store(&within)
+			r.judge()
+		})
 	}
 }
 

@@ -37,9 +37,10 @@ const (
 const (
 	MountOnePass   Fault = Count + iota // a freeze has the page cache written back once
 	MountNoCollect                      // a freeze has nothing written back
+	MountNoCount                        // a freeze does not ask what the kernel keeps to itself
 )
 
-var mountNames = map[Fault]string{MountOnePass: "mount-one-pass", MountNoCollect: "mount-no-collect"} // immutable
+var mountNames = map[Fault]string{MountOnePass: "mount-one-pass", MountNoCollect: "mount-no-collect", MountNoCount: "mount-no-count"} // immutable
 
 var names = [Count]string{"none", "edge-unflushed", "short-flush", "node-fence", "record-first", "record-fence", "early-reuse", "deferred",
 	"data-order", "tail-clear", "block-fill", "durable-wait", "flush-late", "tags-early", "mapped-freed", "no-orphan", "rename-split", "freeze-flush"}
