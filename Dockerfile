@@ -7,7 +7,7 @@
 # With a mount that the host sees (docs/MOUNT.md):
 #
 #   mkdir -p /mnt/permafrost/fs
-#   docker run --device /dev/fuse --cap-add SYS_ADMIN --security-opt apparmor=unconfined -e PERMAFROST_MOUNT=/mnt/permafrost/fs \
+#   docker run --device /dev/fuse --cap-add SYS_ADMIN --cap-add DAC_READ_SEARCH --security-opt apparmor=unconfined -e PERMAFROST_MOUNT=/mnt/permafrost/fs \
 #     -v /mnt/permafrost:/mnt/permafrost:rshared -p 127.0.0.1:7433:7433 -v permafrost:/var/lib/permafrost permafrost
 FROM golang:1.26-bookworm AS build
 WORKDIR /src
