@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -21,13 +22,15 @@ const randomMiB = 64 // file of the random reads and writes
 // time or not.
 func workWrite(o *workOrder, durable bool) (float64, error) {
 	path := filepath.Join(o.Dir, "write")
+	if err := awaitFree(o.Dir, uint64(o.Scale.MiB)<<20); err != nil {
+		return 0, err
+	}
 	f, err := os.Create(path)
 	if err != nil {
 		return 0, err
 	}
-	defer os.Remove(path)
-	defer f.Close()
-	return writeAll(o, f, durable)
+	rate, err := writeAll(o, f, durable)
+	return rate, errors.Join(err, removeClosed(f))
 }
 
 // workOverwrite is workWrite over a file that has its blocks, with the fsync.

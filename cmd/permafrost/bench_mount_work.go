@@ -152,6 +152,9 @@ func noise(buf []byte) {
 func fixture(o *workOrder, name string, mib int, flags int) (*os.File, error) {
 	path := filepath.Join(o.Dir, fmt.Sprintf("%s-%d", name, mib))
 	if st, err := os.Stat(path); err != nil || st.Size() != int64(mib)<<20 {
+		if err := awaitFree(o.Dir, uint64(mib)<<20); err != nil {
+			return nil, err
+		}
 		f, err := os.Create(path)
 		if err != nil {
 			return nil, err
@@ -217,7 +220,35 @@ func workFill(o *workOrder) (float64, error) {
 		err = nil
 	}
 	_ = f.Sync() // the disk is full: what matters is what was touched
-	return float64(n), errors.Join(err, f.Close(), os.Remove(path), syncDir(o.Dir))
+	if err = errors.Join(err, removeClosed(f), syncDir(o.Dir)); err != nil {
+		return 0, err
+	}
+	return float64(n), nil
+}
+
+// removeClosed closes a file and removes it. The kernel tells a FUSE file system of the
+// close afterwards, in the queue before the next request; libfuse keeps a file that is
+// removed before that, hidden, and fuse2fs then now and then for good.
+func removeClosed(f *os.File) error {
+	err := f.Close()
+	var st unix.Statfs_t
+	return errors.Join(err, unix.Statfs(filepath.Dir(f.Name()), &st), os.Remove(f.Name()))
+}
+
+// awaitFree waits until so much is free: fuse2fs frees what was removed after the
+// program that removed it has been told so, and refuses writes until then.
+func awaitFree(dir string, bytes uint64) error {
+	var st unix.Statfs_t
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		if err := unix.Statfs(dir, &st); err != nil {
+			return err
+		}
+		if free := st.Bavail * uint64(st.Bsize); free >= bytes {
+			return nil
+		} else if time.Now().After(end) {
+			return fmt.Errorf("%d MiB are free at %s, where %d are needed", free>>20, dir, bytes>>20)
+		}
+	}
 }
 
 // syncDir makes durable all of the file system that dir is on.
