@@ -1,6 +1,8 @@
 package main
 
 import (
+	"net"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -53,7 +55,20 @@ func (a *appliance) firstAddress() string {
 	if len(a.listening) == 0 {
 		return "http://localhost"
 	}
-	return a.listening[0]
+	return fromHere(a.listening[0])
+}
+
+// fromHere is an address that works on this machine: listening on all addresses
+// is none to go to.
+func fromHere(at string) string {
+	u, err := url.Parse(at)
+	if err != nil {
+		return at
+	}
+	if ip := net.ParseIP(u.Hostname()); ip != nil && ip.IsUnspecified() {
+		u.Host = net.JoinHostPort("localhost", u.Port())
+	}
+	return u.String()
 }
 
 func curlAddress(url string) string { return strings.TrimPrefix(url, "http://") }

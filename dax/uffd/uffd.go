@@ -135,7 +135,7 @@ func (f *FD) Handshake() (fresh bool, err error) {
 	case errno == 0:
 		return true, nil
 	case errno == unix.EPERM:
-		return false, fmt.Errorf("%w: following forks needs CAP_SYS_PTRACE (run the server as root)", ErrUnsupported)
+		return false, fmt.Errorf("%w: following forks needs CAP_SYS_PTRACE (run the server as root, in a container with --cap-add SYS_PTRACE)", ErrUnsupported)
 	case errno != unix.EINVAL:
 		return false, fmt.Errorf("UFFDIO_API: %w", errno)
 	}
