@@ -177,6 +177,7 @@ func (c *collector) release(freeze uint64) {
 	defer c.mu.Unlock()
 	if c.freeze == freeze {
 		c.freeze, c.letting = 0, nil
+		c.sealed.Store(false)
 	}
 }
 
