@@ -27,7 +27,7 @@ func (fs *FS) Fallocate(ctx context.Context, ino format.Ino, mode FallocMode, of
 	}
 	defer fs.put(in)
 	if mode != FallocPunchHole {
-		if err := fs.withSpace(ctx, func() error { return fs.roomFor(in, pageOf(off), pagesUp(off+n)) }); err != nil {
+		if err := fs.roomFor(ctx, in, pageOf(off), pagesUp(off+n)); err != nil {
 			return fmt.Errorf("fallocate %d bytes of inode %d: %w", n, ino, err)
 		}
 	}
@@ -178,7 +178,11 @@ func (fs *FS) punchLocked(in *inode, off, end int64) error {
 
 // roomFor refuses an allocation that cannot succeed before its first chunk is
 // made. It is a look, not a reservation.
-func (fs *FS) roomFor(in *inode, first, end format.Page) error {
+func (fs *FS) roomFor(ctx context.Context, in *inode, first, end format.Page) error {
+	return fs.withSpace(ctx, func() error { return fs.tryRoomFor(in, first, end) })
+}
+
+func (fs *FS) tryRoomFor(in *inode, first, end format.Page) error {
 	missing := uint64(0)
 	in.mu.RLock()
 	err := fs.pieces(in.ino, first, end, func(_ format.Page, b format.Block, n uint64) error {

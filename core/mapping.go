@@ -86,7 +86,7 @@ func checkRange(r MapRequest) error {
 func (fs *FS) mapRange(ctx context.Context, in *inode, r MapRequest) (*Mapping, []Extent, format.Generation, error) {
 	first, end := pageOf(r.Offset), pageOf(r.Offset+r.Length)
 	if r.Writable {
-		if err := fs.roomFor(in, first, end); err != nil {
+		if err := fs.roomFor(ctx, in, first, end); err != nil {
 			return nil, nil, 0, err
 		}
 	}
