@@ -221,7 +221,7 @@ func (s *syncer) await(ctx context.Context) ([]uint64, error) {
 				return nil, errSyncerGone
 			case a.Number != s.last: // of a question that was given up
 			case a.Errno != 0:
-				return nil, fmt.Errorf("syncfs of the mount: %w", syscall.Errno(a.Errno))
+				return nil, fmt.Errorf("what the kernel was asked about the mount: %w", syscall.Errno(a.Errno))
 			default:
 				return a.numbers, nil
 			}

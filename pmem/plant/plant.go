@@ -33,7 +33,7 @@ const (
 	Count
 )
 
-// Faults of the mount, which prove finds.
+// Faults of the mount, which prove finds, or the tests of its order.
 const (
 	MountOnePass   Fault = Count + iota // a freeze has the page cache written back once
 	MountNoCollect                      // a freeze has nothing written back
